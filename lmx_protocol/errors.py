@@ -1,0 +1,51 @@
+"""Machine-readable failure codes, exit codes of a worker, and the one exception for a broken peer."""
+
+from enum import IntEnum, StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Codes a client or operator can branch on; the gateway owns the HTTP status of each."""
+
+    # the request itself
+    INVALID_REQUEST = "invalid_request_error"
+    INVALID_VALUE = "invalid_value"
+    NOT_SUPPORTED = "not_supported"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    REQUEST_CRASHES_MODEL = "request_crashes_model"
+    # the model
+    MODEL_NOT_FOUND = "model_not_found"
+    MODEL_LOADING = "model_loading"
+    MODEL_UNSTABLE = "model_unstable"
+    MODEL_INCOMPLETE = "model_incomplete"
+    MODEL_UNSUPPORTED_ARCH = "model_unsupported_arch"
+    MODEL_UNSUPPORTED_BACKEND = "model_unsupported_backend"
+    MODEL_LOAD_TIMEOUT = "model_load_timeout"
+    MODEL_LOADER_CRASHED = "model_loader_crashed"
+    MODEL_PROBE_FAILED = "model_probe_failed"
+    MODEL_CANARY_FAILED = "model_canary_failed"
+    MODEL_LOAD_CANCELLED = "model_load_cancelled"
+    INSUFFICIENT_MEMORY = "insufficient_memory"
+    DOWNLOADS_DISABLED = "downloads_disabled"
+    # the service
+    WORKER_LOST = "worker_lost"
+    GENERATION_ERROR = "generation_error"
+    STREAM_GAP = "internal_stream_gap"
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    OVERLOADED = "overloaded"
+    SHUTTING_DOWN = "shutting_down"
+    INTERNAL_ERROR = "internal_error"
+
+
+class ExitCode(IntEnum):
+    """How a worker says by its exit status why it left (sysexits.h range, plus one of our own)."""
+
+    OK = 0
+    BAD_MODEL = 70
+    WILL_NOT_FIT = 71
+    PROTOCOL = 72
+    CONFIG = 73
+    PARENT_GONE = 86
+
+
+class ProtocolViolation(Exception):  # noqa: N818 - the field's term
+    """A peer sent bytes that are no message of this protocol, or a message that is not allowed now."""

@@ -1,0 +1,78 @@
+"""The states of a worker, what clients see of them, and why a generation ended."""
+
+from enum import StrEnum
+
+
+class WorkerState(StrEnum):
+    """The life of one model's slot; the allowed moves are in `lmx_supervisor.core.slot`."""
+
+    SPAWNING = "spawning"
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    BUSY = "busy"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    CRASHED = "crashed"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+
+
+class Readiness(StrEnum):
+    """The runbook's public names for how far a model is from being routed to."""
+
+    UNKNOWN = "unknown"
+    ADMITTED = "admitted"
+    LOADING = "loading"
+    CANARY_PENDING = "canary_pending"
+    ROUTABLE = "routable"
+    QUARANTINED = "quarantined"
+
+
+READINESS: dict[WorkerState, Readiness] = {
+    WorkerState.SPAWNING: Readiness.ADMITTED,
+    WorkerState.LOADING: Readiness.LOADING,
+    WorkerState.WARMING: Readiness.CANARY_PENDING,
+    WorkerState.READY: Readiness.ROUTABLE,
+    WorkerState.BUSY: Readiness.ROUTABLE,
+    WorkerState.DRAINING: Readiness.UNKNOWN,
+    WorkerState.STOPPED: Readiness.UNKNOWN,
+    WorkerState.CRASHED: Readiness.LOADING,
+    WorkerState.BACKOFF: Readiness.LOADING,
+    WorkerState.FAILED: Readiness.UNKNOWN,
+    WorkerState.QUARANTINED: Readiness.QUARANTINED,
+}
+
+
+class WorkerPhase(StrEnum):
+    """What a worker's engine is doing, as its heartbeat tells it; liveness rules differ by phase."""
+
+    IMPORTING = "importing"
+    IDLE = "idle"
+    LOADING = "loading"
+    GENERATING = "generating"
+    STOPPING = "stopping"
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended on its own."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class ModelFormat(StrEnum):
+    """How a model lies on disk, which decides the backends that can serve it."""
+
+    GGUF = "gguf"
+    MLX = "mlx"
+    SCRIPT = "script"
+
+
+class BackendName(StrEnum):
+    """The backends that ship with LMX."""
+
+    LLAMACPP = "llamacpp"
+    MLX = "mlx"
+    SCRIPTED = "scripted"

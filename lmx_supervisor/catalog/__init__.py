@@ -1,0 +1,1 @@
+"""Models on disk: what they are, whether they are whole, and which backend serves them."""

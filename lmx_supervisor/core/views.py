@@ -1,0 +1,87 @@
+"""Immutable snapshots of the fleet for readers: admin routes, metrics, the CLI. A read that gates a mutation is a bug."""
+
+import msgspec
+
+from lmx_protocol.messages import ModelFacts
+from lmx_protocol.states import ModelFormat, Readiness, WorkerState
+
+
+class ReadinessView(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a model is from being routed to, in the runbook's words."""
+
+    state: Readiness
+    reason: str | None = None
+    crash_count: int = 0
+
+
+class ExitView(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker last ended: the typed reason and one sentence for the operator."""
+
+    reason: str
+    text: str
+    at_unix_seconds: float
+
+
+class LoadProgressView(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a load is."""
+
+    phase: str
+    done: int
+    total: int
+    unit: str
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """One model's slot as `lmx ps` and GET /admin/workers show it."""
+
+    model_id: str
+    path: str
+    format: ModelFormat
+    backend: str
+    incarnation: str | None
+    pid: int | None
+    state: WorkerState
+    readiness: ReadinessView
+    wanted: bool
+    state_since_unix_seconds: float
+    loaded_at_unix_seconds: float | None
+    last_used_at_unix_seconds: float | None
+    uptime_seconds: float
+    restarts: int
+    consecutive_failures: int
+    restart_in_seconds: float | None
+    load_seconds: float | None
+    load_progress: LoadProgressView | None
+    footprint_bytes: int | None
+    peak_footprint_bytes: int | None
+    requests_active: int
+    requests_waiting: int
+    requests_total: int
+    tokens_total: int
+    tokens_per_second: float
+    suspect: bool
+    last_exit: ExitView | None
+    facts: ModelFacts | None
+
+
+class SpareView(msgspec.Struct, frozen=True, kw_only=True):
+    """A warm worker without a model."""
+
+    backend: str
+    incarnation: str
+    pid: int | None
+    warm: bool
+
+
+class FleetView(msgspec.Struct, frozen=True, kw_only=True):
+    """Every slot and spare at one moment."""
+
+    workers: tuple[WorkerView, ...]
+    spares: tuple[SpareView, ...]
+    requests_in_flight: int
+    requests_waiting: int
+    draining: bool
+
+    def worker(self, model_id: str) -> WorkerView | None:
+        """The slot of a model, or None."""
+        return next((worker for worker in self.workers if worker.model_id == model_id), None)

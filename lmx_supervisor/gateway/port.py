@@ -1,0 +1,112 @@
+"""What the gateway needs from the rest of the supervisor; `lmx_supervisor.runtime` provides it."""
+
+from typing import Protocol
+
+import msgspec
+
+from lmx_protocol.messages import AnyRequestEvent, GenerateRequest
+from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.views import FleetView
+
+
+class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish to have a model served."""
+
+    model_id: str
+    path: str | None = None
+    """A file or directory to register under `model_id` first; None: `model_id` must be in the catalog."""
+    backend: str | None = None
+    max_context_length: int | None = None
+    slots: int | None = None
+
+
+class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is served now. `already` means that nothing had to be done."""
+
+    model_id: str
+    already: bool
+    footprint_bytes: int | None = None
+    seconds: float | None = None
+
+
+class UnloadOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is no longer served."""
+
+    model_id: str
+    freed_bytes: int | None = None
+
+
+class ModelOnDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of the catalog."""
+
+    model_id: str
+    path: str
+    format: str
+    size_bytes: int
+    modified_at_unix_seconds: float
+
+
+class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """The memory of this machine (or of its cgroup)."""
+
+    total_bytes: int
+    used_bytes: int
+    available_bytes: int
+    used_percent: float
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The service as a whole."""
+
+    uptime_seconds: float
+    started_at_unix_seconds: float
+    memory: HostMemory
+    loop_lag_seconds: float
+    loop_lag_max_seconds: float
+    startup_complete: bool
+    safe_mode: bool
+
+
+class Answer(Protocol):
+    """The events of one submitted request, in order, ending with exactly one terminal event.
+
+    `next_event` waits for the next event and also tells the service that the one before it was consumed, which re-grants the
+    worker's credit: call it only when the previous event has been written out. After the terminal event it must not be called.
+    `cancel` is idempotent; the terminal event still arrives. Before an Answer is dropped it must be cancelled or read to its end.
+    """
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+
+    async def next_event(self) -> AnyRequestEvent:
+        """The next event; a `Failed`, `Finished` or `Cancelled` is the last."""
+
+    def cancel(self) -> None:
+        """The client is gone, or does not want the answer any more."""
+
+
+class Service(Protocol):
+    """Everything the gateway may ask."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+
+    def fleet(self) -> FleetView:
+        """All workers at this moment."""
+
+    def status(self) -> ServiceStatus:
+        """The service at this moment."""
+
+    def submit(self, request: GenerateRequest) -> Answer:
+        """Queue a generation. Never blocks and never raises for a model's state: refusals arrive as a `Failed` event."""
+
+    async def load(self, order: LoadOrder) -> LoadOutcome:
+        """Have a model served; joins a load in flight, and a caller that goes away changes nothing. Raises `Refusal`."""
+
+    async def unload(self, model_id: str) -> UnloadOutcome:
+        """Drain and stop a model; cancels a load in flight. Raises `Refusal` when it is not there."""
+
+    async def available(self) -> list[ModelOnDisk]:
+        """The models on disk."""

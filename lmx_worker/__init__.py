@@ -1,0 +1,1 @@
+"""One process per loaded model: loads it, batches its requests, and dies alone."""

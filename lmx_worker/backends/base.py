@@ -1,0 +1,135 @@
+"""What a backend is to the engine. The step loop in `lmx_worker.engine` drives every backend through this and nothing else.
+
+Threads: `prepare` runs on the prepare thread, at any time after `load`; everything else runs on the engine thread.
+Batching, chunked prefill and prefix reuse are the backend's own business: one `step` advances every inserted request.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import GenerateRequest, ModelFacts, ModelSpec, Timing, Usage
+from lmx_protocol.states import FinishReason
+
+
+class LoadError(Exception):
+    """The model cannot be served: the code says whose fault it is, the message what to do."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class RequestError(Exception):
+    """One request cannot be served; the worker and its other requests are fine."""
+
+    def __init__(self, code: ErrorCode, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request after templating and tokenizing, ready to insert."""
+
+    request: GenerateRequest
+    tokens: Sequence[int]
+    """The whole prompt, at least one token."""
+    max_tokens: int
+    """Already capped so that prompt and completion fit the context; at least 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillDelta:
+    """Prompt tokens of a request were processed in this step."""
+
+    request_id: str
+    done_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Tokens were sampled for a request; `text` is the part of them that is final (it may be empty)."""
+
+    request_id: str
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinishDelta:
+    """A request ended on its own; the backend has already forgotten it."""
+
+    request_id: str
+    reason: FinishReason
+    usage: Usage
+    timing: Timing
+    stop_sequence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorDelta:
+    """A request failed alone; the backend has already forgotten it."""
+
+    request_id: str
+    code: ErrorCode
+    message: str
+
+
+Delta = PrefillDelta | TextDelta | FinishDelta | ErrorDelta
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStats:
+    """How full the backend is and how much it has done since load."""
+
+    active: int
+    tokens_prefilled: int
+    tokens_decoded: int
+    kv_used_ratio: float
+
+
+LoadProgressCallback = Callable[[str, int, int], None]
+"""Called as (phase, done_bytes, total_bytes); every call also feeds the hang detection."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """The whole interface. Importing a backend's module must be cheap: `import_libraries` brings in what it stands on."""
+
+    def import_libraries(self) -> str:
+        """Import the native libraries (seconds) and return their version. Raises `ImportError` where they do not work."""
+
+    def load(self, spec: ModelSpec, progress: LoadProgressCallback) -> ModelFacts:
+        """Bring the model into memory, ready to step. Raises `LoadError`."""
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        """Template, tokenize and validate. Raises `RequestError`. Thread-safe beside `step`."""
+
+    def has_room(self) -> bool:
+        """Whether `insert` may be called now."""
+
+    def insert(self, prepared: Prepared) -> None:
+        """Take a request into the batch; it is computed by the following steps. Raises `RequestError`."""
+
+    def step(self) -> list[Delta]:
+        """Advance every inserted request: at most one prefill chunk and one decoded token each. Empty batch: no work, []."""
+
+    def pause(self, request_id: str) -> None:
+        """Keep a request's place but decode nothing for it (its reader is slow)."""
+
+    def resume(self, request_id: str) -> None:
+        """Undo `pause`."""
+
+    def remove(self, request_id: str) -> Usage:
+        """Forget a cancelled request and say what it used; prompt work already done stays reusable. Unknown ids: `Usage()`."""
+
+    def stats(self) -> BackendStats:
+        """Counters for the heartbeat; called from the heart thread, so it reads plain numbers only."""
+
+    def close(self) -> None:
+        """Free the model."""

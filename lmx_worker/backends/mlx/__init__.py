@@ -1,0 +1,1 @@
+"""MLX through mlx-lm's BatchGenerator."""

@@ -1,0 +1,26 @@
+"""Backends by name. Only the named one is imported: a worker carries no library it does not use."""
+
+from importlib import import_module
+
+from lmx_protocol.states import BackendName, ModelFormat
+from lmx_worker.backends.base import Backend
+
+_FACTORIES: dict[str, tuple[str, str]] = {
+    BackendName.LLAMACPP: ("lmx_worker.backends.llamacpp.backend", "LlamaCppBackend"),
+    BackendName.MLX: ("lmx_worker.backends.mlx.backend", "MlxBackend"),
+    BackendName.SCRIPTED: ("lmx_worker.backends.scripted", "ScriptedBackend"),
+}
+
+BACKEND_OF_FORMAT: dict[ModelFormat, BackendName] = {
+    ModelFormat.GGUF: BackendName.LLAMACPP,
+    ModelFormat.MLX: BackendName.MLX,
+    ModelFormat.SCRIPT: BackendName.SCRIPTED,
+}
+
+
+def create_backend(name: str) -> Backend:
+    """A fresh, unloaded backend. Raises `KeyError` for a name that is not registered."""
+    module, attribute = _FACTORIES[name]
+    backend = getattr(import_module(module), attribute)()
+    assert isinstance(backend, Backend), f"{module}.{attribute} is no Backend"
+    return backend
