@@ -1,1 +1,1 @@
-"""HTTP: authentication, limits, routing, dialects. Knows the service through `port.Service` only."""
+"""HTTP: authentication, limits, routing, dialects. Knows the service through `core.service.Service` only."""

@@ -1,4 +1,4 @@
-"""What the gateway needs from the rest of the supervisor; `lmx_supervisor.runtime` provides it."""
+"""What the gateway, the command line and the ASGI entry need from a running supervisor; `lmx_supervisor.runtime` provides it."""
 
 from typing import Protocol
 
@@ -72,7 +72,7 @@ class Answer(Protocol):
 
     `next_event` waits for the next event and also tells the service that the one before it was consumed, which re-grants the
     worker's credit: call it only when the previous event has been written out. After the terminal event it must not be called.
-    `cancel` is idempotent; the terminal event still arrives. Before an Answer is dropped it must be cancelled or read to its end.
+    `cancel` is idempotent; the terminal event still arrives. Cancel or read to the end before dropping it.
     """
 
     @property
