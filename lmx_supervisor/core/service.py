@@ -1,4 +1,4 @@
-"""What the gateway, the command line and the ASGI entry need from a running supervisor; `lmx_supervisor.runtime` provides it."""
+"""What the gateway, the command line and the ASGI entry ask of a running supervisor; `lmx_supervisor.runtime` provides it."""
 
 from typing import Protocol
 
