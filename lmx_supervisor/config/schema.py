@@ -16,6 +16,9 @@ from lmx_protocol import limits
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Slots = Annotated[int, Meta(ge=1, le=64)]
 Positive = Annotated[float, Meta(gt=0, le=86400)]
+Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+# Only what fits into an HTTP header: a key with a space or an umlaut could never be sent, and an empty one protects nothing.
+Secret = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[!-~]+\Z")]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,82 +28,122 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ServerConfig(Section, frozen=True, kw_only=True):
     """Where and how the service listens."""
 
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
+    """Address to listen on; set both keys before choosing one that other machines can reach."""
     port: Port = 1234
     """0 takes a free port; the log and `<home>/server.json` say which."""
     connections_max: Annotated[int, Meta(ge=1, le=65536)] = limits.HTTP_CONNECTIONS_MAX
+    """Open connections at one time."""
     body_bytes_max: Annotated[int, Meta(ge=1024, le=256 * 1024**2)] = limits.BODY_BYTES_MAX
+    """Largest request body."""
     body_seconds: Positive = limits.BODY_SECONDS
+    """How long a client may take to send its body."""
     drain_seconds: Positive = limits.DRAIN_SECONDS
+    """How long running requests may go on after the service was told to stop."""
     slow_client_seconds: Positive = limits.SLOW_CLIENT_SECONDS
+    """A client that reads nothing for this long loses its request."""
     stream_keep_alive_seconds: Positive = limits.STREAM_KEEP_ALIVE_SECONDS
+    """A stream in which nothing flows sends a sign of life this often."""
 
 
 class ModelsConfig(Section, frozen=True, kw_only=True):
     """Which models are served, and how."""
 
-    default_model: str | None = None
-    models_directory: str | None = None
+    default_model: Text | None = None
+    """The model of a request that names none."""
+    models_directory: Text | None = None
     """Default: `models` in the home."""
-    auto_load: tuple[str, ...] = ()
+    auto_load: tuple[Text, ...] = ()
     """Model ids loaded at start."""
-    paths: dict[str, str] = {}
+    paths: dict[Text, Text] = {}
     """Further models: id → file or directory."""
     context_length: Annotated[int, Meta(ge=512, le=1_048_576)] = 4096
     """Tokens per sequence, unless a load says otherwise; never more than the model was trained for."""
     slots: Slots = 8
     """Sequences a worker decodes together."""
     prefill_chunk_tokens: Annotated[int, Meta(ge=16, le=8192)] = 256
+    """Prompt tokens computed per step, beside the running streams: more is faster to the first token, less is smoother."""
     gpu_layers: Annotated[int, Meta(ge=-1)] = -1
+    """Layers on the GPU (llama.cpp); -1: all of them."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Threads per worker; 0: one per core."""
     warm_spare: bool = True
     """Keep one pre-imported worker per backend in use, so that a load or restart pays for the weights only."""
     queue_per_model: Annotated[int, Meta(ge=0, le=100_000)] = limits.QUEUE_PER_MODEL
+    """Requests that may wait for one model."""
     queue_total: Annotated[int, Meta(ge=0, le=100_000)] = limits.QUEUE_TOTAL
+    """Requests that may wait altogether."""
     queue_wait_seconds: Positive = limits.QUEUE_WAIT_SECONDS
+    """How long a request may wait before it is refused."""
 
 
 class SupervisionConfig(Section, frozen=True, kw_only=True):
     """When a worker counts as late, hung or broken, and what follows."""
 
     hello_seconds: Positive = limits.SPAWN_HELLO_SECONDS
+    """From the start of a worker to its first message."""
     load_stall_seconds: Positive = limits.LOAD_STALL_SECONDS
+    """A load without progress for this long is ended."""
     load_total_seconds: Positive = limits.LOAD_TOTAL_SECONDS
+    """Longest load."""
     canary_seconds: Positive = limits.CANARY_SECONDS
+    """Longest first generation after a load; only a model that passed it is served."""
     beat_interval_seconds: Positive = limits.BEAT_INTERVAL_SECONDS
+    """How often a worker says that it is alive."""
     beat_suspect_seconds: Positive = limits.BEAT_SUSPECT_SECONDS
+    """A worker silent for this long gets no new requests."""
     beat_dead_seconds: Positive = limits.BEAT_DEAD_SECONDS
+    """A worker silent for this long is killed and restarted."""
     progress_stall_seconds: Positive = limits.PROGRESS_STALL_SECONDS
+    """A worker that beats but computes nothing for this long, with work at hand, is killed and restarted."""
     c_watchdog_seconds: Positive = limits.C_WATCHDOG_SECONDS
+    """A worker whose own heartbeat stops for this long ends itself."""
     hang_abort_grace_seconds: Positive = limits.HANG_ABORT_GRACE_SECONDS
+    """Time for a hung worker to write its stacks, before it is killed."""
     stop_grace_seconds: Positive = limits.STOP_GRACE_SECONDS
+    """Time for a worker to stop in order, before it is killed."""
     kill_wait_seconds: Positive = limits.KILL_WAIT_SECONDS
+    """Time for the system to remove a killed worker, before that is reported."""
     restart_initial_seconds: Positive = limits.RESTART_INITIAL_SECONDS
+    """Wait before the second restart in a row; the first is at once."""
     restart_factor: Annotated[float, Meta(ge=1, le=100)] = limits.RESTART_FACTOR
+    """Each further wait is this many times the one before."""
     restart_max_seconds: Positive = limits.RESTART_MAX_SECONDS
+    """Longest wait between restarts."""
     restart_jitter_ratio: Annotated[float, Meta(ge=0, le=1)] = limits.RESTART_JITTER_RATIO
+    """Random share of each wait, so that several workers do not restart together."""
     restart_stable_seconds: Positive = limits.RESTART_STABLE_SECONDS
+    """A worker that served for this long starts again from the shortest wait."""
     restart_window_seconds: Positive = limits.RESTART_WINDOW_SECONDS
+    """The time over which restarts are counted."""
     restart_max_in_window: Annotated[int, Meta(ge=1, le=1000)] = limits.RESTART_MAX_IN_WINDOW
+    """More restarts than this in the window and the model stays down."""
     quarantine_threshold: Annotated[int, Meta(ge=1, le=1000)] = limits.QUARANTINE_THRESHOLD
+    """Failures in a row after which a model is not routed to any more."""
 
 
 class LoggingConfig(Section, frozen=True, kw_only=True):
     """What is logged, how and where."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe level that is logged."""
     format: Literal["structured", "text"] = "structured"
-    file: str | None = None
+    """`structured`: one JSON object a line; `text`: for reading."""
+    file: Text | None = None
+    """Also log to this file."""
     max_file_bytes: Annotated[int, Meta(ge=65536)] = 52_428_800
+    """The file is rotated at this size."""
     backup_count: Annotated[int, Meta(ge=0, le=20)] = 5
+    """Rotated files to keep."""
 
 
 class SecurityConfig(Section, frozen=True, kw_only=True):
     """Who may do what. A key that is null leaves its half open."""
 
-    admin_key: str | None = None
-    inference_api_key: str | None = None
+    admin_key: Secret | None = None
+    """Opens /admin, and /v1 too."""
+    inference_api_key: Secret | None = None
+    """Opens /v1."""
     profile: Literal["lan", "cloud"] = "lan"
     """`cloud` refuses to start without both keys."""
 

@@ -1,0 +1,101 @@
+"""From files, variables and flags to one checked `Config`, with the origin of every value.
+
+Precedence: command line, then environment (`LMX_SECTION__KEY`), then file, then the schema's default. The first thing wrong
+stops the start: a value that is silently ignored is found out in production.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lmx_supervisor.config.error import ConfigError
+from lmx_supervisor.config.keys import Key, all_keys, literal_spelling
+from lmx_supervisor.config.rules import broken_rules
+from lmx_supervisor.config.schema import Config
+from lmx_supervisor.config.sources import COMMAND_LINE, ENVIRONMENT, find_file, read_environment, read_file, read_flags
+
+_SHOWN_VALUE_CHARACTERS_MAX = 80
+
+
+class Origin(StrEnum):
+    """Where a value came from."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    FLAG = "flag"
+
+
+class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration, and where it came from."""
+
+    config: Config
+    file: Path | None
+    """The file that was read."""
+    origins: dict[str, Origin]
+    """Dotted key → origin, for every key there is."""
+
+
+def load_config(*, file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path) -> LoadedConfig:
+    """The configuration in force.
+
+    Args:
+        file: the file named on the command line, if any; it must exist.
+        flags: dotted key → value; None means that the flag was not given.
+        environ: the process environment.
+        home: where the default files lie.
+
+    Raises:
+        ConfigError: naming source, key, reason and, for an unknown key, the nearest known one.
+    """
+    path = find_file(file, environ, home)
+    layers = {
+        Origin.FILE: (str(path), read_file(path) if path else {}),
+        Origin.ENVIRONMENT: (ENVIRONMENT, read_environment(environ)),
+        Origin.FLAG: (COMMAND_LINE, read_flags(flags)),
+    }
+    values = {dotted: key.default for dotted, key in all_keys().items()}
+    origins = dict.fromkeys(values, Origin.DEFAULT)
+    for origin, (source, layer) in layers.items():
+        for dotted, raw in layer.items():
+            # Checked even where a later layer overrides it: a broken value must not wait for the day the override goes.
+            values[dotted] = _checked(all_keys()[dotted], raw, source)
+            origins[dotted] = origin
+    config = _built(values)
+    for broken in broken_rules(config):
+        dotted = ".".join(broken.key.split(".")[:2])
+        source = layers[origins[dotted]][0] if origins[dotted] in layers else "configuration"
+        raise ConfigError(source, _name_at(source, broken.key), broken.reason)
+    return LoadedConfig(config=config, file=path, origins=origins)
+
+
+def _checked(key: Key, raw: Any, source: str) -> Any:
+    try:
+        return msgspec.convert(literal_spelling(key.annotation, raw), key.annotation)
+    except (msgspec.ValidationError, RecursionError) as error:
+        got = "" if key.secret else f", got {_shown(raw)}"
+        raise ConfigError(source, _name_at(source, key.dotted), f"expected {key.expected}{got}") from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_VALUE_CHARACTERS_MAX else text[:_SHOWN_VALUE_CHARACTERS_MAX] + "…"
+
+
+def _name_at(source: str, dotted: str) -> str:
+    """A key as the operator has to write it in that place."""
+    key = all_keys().get(dotted)
+    return key.variable if key and source == ENVIRONMENT else dotted
+
+
+def _built(values: Mapping[str, Any]) -> Config:
+    sections = {
+        section.name: section.type(
+            **{field.name: values[f"{section.name}.{field.name}"] for field in msgspec.structs.fields(section.type)}
+        )
+        for section in msgspec.structs.fields(Config)
+    }
+    return Config(**sections)

@@ -1,0 +1,77 @@
+"""What must hold between configuration values; bounds of single values are in the schema."""
+
+from pathlib import PurePath
+
+import msgspec
+
+from lmx_protocol import limits
+from lmx_supervisor.config.schema import Config
+
+
+class BrokenRule(msgspec.Struct, frozen=True):
+    """The key to change, and why."""
+
+    key: str
+    reason: str
+
+
+def broken_rules(config: Config) -> list[BrokenRule]:
+    """Every rule this configuration breaks; empty when it can be used."""
+    return [*_broken_orders(config), *_broken_paths(config), *_missing_keys(config)]
+
+
+def _broken_orders(config: Config) -> list[BrokenRule]:
+    supervision, models = config.supervision, config.models
+    must_not_exceed = [
+        ("supervision.restart_initial_seconds", supervision.restart_initial_seconds,
+         "supervision.restart_max_seconds", supervision.restart_max_seconds),
+        ("supervision.load_stall_seconds", supervision.load_stall_seconds,
+         "supervision.load_total_seconds", supervision.load_total_seconds),
+        ("models.queue_per_model", models.queue_per_model, "models.queue_total", models.queue_total),
+    ]  # fmt: skip
+    must_stay_below = [
+        ("supervision.beat_interval_seconds", supervision.beat_interval_seconds,
+         "supervision.beat_suspect_seconds", supervision.beat_suspect_seconds),
+        ("supervision.beat_suspect_seconds", supervision.beat_suspect_seconds,
+         "supervision.beat_dead_seconds", supervision.beat_dead_seconds),
+        # Each beat re-arms the watchdog: a shorter one would kill every healthy worker.
+        ("supervision.beat_interval_seconds", supervision.beat_interval_seconds,
+         "supervision.c_watchdog_seconds", supervision.c_watchdog_seconds),
+    ]  # fmt: skip
+    return [
+        BrokenRule(key, f"{value:g} must not exceed {limit_key} ({limit:g})")
+        for key, value, limit_key, limit in must_not_exceed
+        if value > limit
+    ] + [
+        BrokenRule(key, f"{value:g} must be less than {limit_key} ({limit:g})")
+        for key, value, limit_key, limit in must_stay_below
+        if value >= limit
+    ]
+
+
+def _broken_paths(config: Config) -> list[BrokenRule]:
+    """A relative path would mean another file for every directory the service is started from."""
+    paths = [
+        ("models.models_directory", config.models.models_directory),
+        ("logging.file", config.logging.file),
+        *((f"models.paths.{model_id}", path) for model_id, path in config.models.paths.items()),
+    ]
+    return [
+        BrokenRule(key, f"'{path}' must be an absolute path or start with ~/")
+        for key, path in paths
+        if path is not None and not (PurePath(path).is_absolute() or path.startswith("~/"))
+    ] + [
+        BrokenRule("models.paths", f"a model id must have at most {limits.MODEL_ID_CHARACTERS_MAX} characters")
+        for model_id in config.models.paths
+        if len(model_id) > limits.MODEL_ID_CHARACTERS_MAX
+    ]
+
+
+def _missing_keys(config: Config) -> list[BrokenRule]:
+    if config.security.profile != "cloud":
+        return []
+    return [
+        BrokenRule(f"security.{name}", "must be set, because security.profile is cloud")
+        for name in ("admin_key", "inference_api_key")
+        if getattr(config.security, name) is None
+    ]

@@ -1,0 +1,157 @@
+"""The three places a value can come from, each read into flat `dotted key → value` form; types are checked by `load`.
+
+Covers the syntax of files and variables and refuses unknown keys. Does not cover precedence, types and bounds (`load`) or rules
+between keys (`rules`).
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from msgspec.inspect import BoolType, DictType, FloatType, IntType, NoneType, Type, UnionType, VarTupleType
+
+from lmx_protocol import limits
+from lmx_supervisor.config.error import ConfigError
+from lmx_supervisor.config.keys import Key, all_keys, all_sections, nearest_key, nearest_section
+
+ENVIRONMENT = "environment"
+COMMAND_LINE = "command line"
+
+_DEFAULT_FILES = ("config.yaml", "config.toml")
+_TRUE_WORDS = frozenset({"true", "yes", "on", "1"})
+_FALSE_WORDS = frozenset({"false", "no", "off", "0"})
+
+
+def find_file(named: Path | None, environ: Mapping[str, str], home: Path) -> Path | None:
+    """The file to read: the named one, else `LMX_CONFIG`, else the first default file that is there, else None."""
+    if named is not None:
+        return named.expanduser()
+    if environ.get("LMX_CONFIG"):
+        return Path(environ["LMX_CONFIG"]).expanduser()
+    return next((home / name for name in _DEFAULT_FILES if (home / name).exists()), None)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The values of a YAML or TOML file. Raises `ConfigError` for a file or key that cannot be used."""
+    document = _parse(path, _read_text(path))
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(str(path), None, f"must hold sections such as `server:`, not a {type(document).__name__}")
+    values: dict[str, Any] = {}
+    for section, content in document.items():
+        if section not in all_sections():
+            raise ConfigError(str(path), str(section), "unknown section", suggestion=nearest_section(str(section)))
+        # A section whose keys are all commented out reads as null.
+        if not isinstance(content, dict | None):
+            raise ConfigError(str(path), section, f"must be a map of keys, not {type(content).__name__}")
+        for name, value in (content or {}).items():
+            if f"{section}.{name}" not in all_keys():
+                suggestion = nearest_key(section, str(name))
+                raise ConfigError(str(path), f"{section}.{name}", "unknown key", suggestion=suggestion)
+            values[f"{section}.{name}"] = value
+    return values
+
+
+def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The values of all `LMX_SECTION__KEY` variables. Raises `ConfigError` for an unknown key or text of the wrong form."""
+    values: dict[str, Any] = {}
+    for variable in sorted(environ):
+        prefix, _, rest = variable.partition("LMX_")
+        if prefix or "__" not in rest:
+            continue
+        section, _, name = rest.lower().partition("__")
+        key = all_keys().get(f"{section}.{name}")
+        if key is None:
+            nearest = nearest_key(section, name)
+            suggestion = all_keys()[nearest].variable if nearest else None
+            raise ConfigError(ENVIRONMENT, variable, "unknown key", suggestion=suggestion)
+        values[key.dotted] = _value_of_text(key, environ[variable])
+    return values
+
+
+def read_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that were given (None means not given). Raises `ConfigError` for an unknown key."""
+    for dotted in flags:
+        if dotted not in all_keys():
+            section, _, name = dotted.partition(".")
+            raise ConfigError(COMMAND_LINE, dotted, "unknown key", suggestion=nearest_key(section, name))
+    return {dotted: value for dotted, value in flags.items() if value is not None}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limits.CONFIG_FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise ConfigError(str(path), None, "no such file") from None
+    except OSError as error:
+        raise ConfigError(str(path), None, f"cannot be read: {error.strerror}") from error
+    if len(data) > limits.CONFIG_FILE_BYTES_MAX:
+        raise ConfigError(str(path), None, f"is larger than {limits.CONFIG_FILE_BYTES_MAX} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), None, f"is not UTF-8 text (byte {error.start})") from error
+
+
+def _parse(path: Path, text: str) -> Any:
+    try:
+        match path.suffix.lower():
+            case ".toml":
+                return tomllib.loads(text)
+            case ".yaml" | ".yml":
+                return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+            case _:
+                raise ConfigError(str(path), None, "must end in .yaml, .yml or .toml")
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), None, f"is not valid TOML: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        # Not str(error): it quotes the line, which may hold a key.
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(str(path), None, f"is not valid YAML: {error.problem}{line}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(str(path), None, f"is not valid {path.suffix[1:].upper()}: {type(error).__name__}") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without its trap of a key written twice, where the last one silently wins."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen and isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key_node.value}' stands there twice", key_node.start_mark
+                )
+            seen.add(str(key_node.value))
+        return super().construct_mapping(node, deep)
+
+
+def _value_of_text(key: Key, text: str) -> Any:
+    """What a variable's text means for this key; text that means nothing is returned as it is, for `load` to refuse."""
+    kind: Type = msgspec.inspect.type_info(key.annotation)
+    if isinstance(kind, UnionType):
+        if text.strip().lower() == "null":
+            return None
+        kind = next(member for member in kind.types if not isinstance(member, NoneType))
+    match kind:
+        case BoolType():
+            word = text.strip().lower()
+            return word in _TRUE_WORDS if word in _TRUE_WORDS | _FALSE_WORDS else text
+        case IntType() | FloatType():
+            try:
+                return msgspec.convert(text.strip(), int if isinstance(kind, IntType) else float, strict=False)
+            except msgspec.ValidationError:
+                return text
+        case VarTupleType() | DictType():
+            example = '["a", "b"]' if isinstance(kind, VarTupleType) else '{"a": "b"}'
+            try:
+                return msgspec.json.decode(text)
+            except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+                raise ConfigError(ENVIRONMENT, key.variable, f"must be JSON such as {example}") from error
+        case _:
+            return text
