@@ -1,0 +1,105 @@
+"""Everything that can happen to the fleet. `Fleet.handle` takes these and nothing else."""
+
+from dataclasses import dataclass
+
+from lmx_protocol.messages import FromWorker, GenerateRequest, ModelSpec
+from lmx_supervisor.core.exit_reason import ExitObservation
+
+
+@dataclass(frozen=True, slots=True)
+class LoadWanted:
+    """Somebody wants a model served; `order_id` names who to tell. `at_start`: keep trying even if the first load fails."""
+
+    order_id: str
+    spec: ModelSpec
+    backend: str
+    at_start: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadWanted:
+    """Somebody wants a model gone."""
+
+    order_id: str
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainWanted:
+    """The service is to stop: refuse new work, end what runs within `seconds`, stop every worker. Repeated: shorten."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestArrived:
+    """A client wants an answer."""
+
+    request: GenerateRequest
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancelled:
+    """A client does not want its answer any more."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A process exists."""
+
+    incarnation: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """A process could not be started."""
+
+    incarnation: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A worker sent a message."""
+
+    incarnation: str
+    message: FromWorker
+
+
+@dataclass(frozen=True, slots=True)
+class Misbehaved:
+    """A worker broke the protocol on the wire: bytes that are no message, or more than its credit allowed."""
+
+    incarnation: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A process is gone; the kernel said so."""
+
+    incarnation: str
+    observation: ExitObservation
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; due deadlines act."""
+
+
+Event = (
+    LoadWanted
+    | UnloadWanted
+    | DrainWanted
+    | RequestArrived
+    | RequestCancelled
+    | Spawned
+    | SpawnFailed
+    | Said
+    | Misbehaved
+    | Exited
+    | Tick
+)

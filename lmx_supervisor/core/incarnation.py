@@ -1,0 +1,71 @@
+"""One worker process as the core knows it: what it said, when, and which ladder it is on."""
+
+from dataclasses import dataclass, field
+
+from lmx_protocol.messages import Beat
+from lmx_supervisor.core.exit_reason import KillCause
+
+
+@dataclass(slots=True)
+class Ladder:
+    """The rungs still ahead of a worker that is being ended."""
+
+    cause: KillCause
+    kill_at: float
+    """When the group gets SIGKILL."""
+    killed: bool = False
+    unkillable_at: float = float("inf")
+    """When a killed process that is still there becomes an alarm."""
+
+
+@dataclass(slots=True)
+class Incarnation:
+    """A process from spawn to exit. Times are monotonic seconds."""
+
+    name: str
+    backend: str
+    spawned_at: float
+    pid: int | None = None
+    model_id: str | None = None
+    """None: a spare."""
+    hello_at: float | None = None
+    imported_at: float | None = None
+    load_sent_at: float | None = None
+    last_progress_at: float = 0.0
+    """Of the load or the engine."""
+    last_beat_at: float = 0.0
+    steps: int = -1
+    tokens_decoded: int = 0
+    tokens_per_second: float = 0.0
+    footprint_bytes: int | None = None
+    peak_footprint_bytes: int | None = None
+    ladder: Ladder | None = None
+    load_refusal: str | None = None
+    """What the worker said was wrong with the model, if it did."""
+    load_refusal_code: str | None = None
+    ended_requests: dict[str, None] = field(default_factory=dict)
+    """Requests of this worker that the supervisor ended first; their late events are dropped, not violations."""
+
+    def note_beat(self, beat: Beat, now: float) -> None:
+        """Take in a heartbeat."""
+        if beat.steps != self.steps:
+            self.steps = beat.steps
+            self.last_progress_at = now
+        if self.last_beat_at and now > self.last_beat_at:
+            self.tokens_per_second = max(0, beat.tokens_decoded - self.tokens_decoded) / (now - self.last_beat_at)
+        self.tokens_decoded = beat.tokens_decoded
+        self.last_beat_at = now
+        self.footprint_bytes = beat.footprint_bytes
+        self.peak_footprint_bytes = max(self.peak_footprint_bytes or 0, beat.footprint_bytes)
+
+    def postpone(self, seconds: float) -> None:
+        """Forget that time passed: the machine slept or the supervisor was stopped."""
+        for name in ("spawned_at", "last_progress_at", "last_beat_at"):
+            setattr(self, name, getattr(self, name) + seconds)
+        for name in ("hello_at", "imported_at", "load_sent_at"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value + seconds)
+        if self.ladder is not None:
+            self.ladder.kill_at += seconds
+            self.ladder.unkillable_at += seconds

@@ -1,0 +1,75 @@
+"""The accepted requests that have not ended: where each is, and the promise that each ends exactly once."""
+
+from dataclasses import dataclass
+
+from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, GenerateRequest
+
+
+@dataclass(slots=True)
+class Entry:
+    """One accepted request. Waiting while `incarnation` is None, else leased to that worker."""
+
+    request: GenerateRequest
+    model_id: str
+    deadline: float
+    """Monotonic seconds until which it may wait for a worker."""
+    incarnation: str | None = None
+    next_seq: int = 0
+    """Of the worker's events; they must come without gaps."""
+    delivered_text: bool = False
+    replays: int = 0
+    cancelled: bool = False
+    internal: bool = False
+    """The canary: nobody reads its events."""
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        return self.request.request_id
+
+
+class Ledger:
+    """Entries by request id. An entry leaves when its terminal event is delivered; nothing can be delivered after that."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._entries
+
+    def add(self, entry: Entry) -> None:
+        """Accept a request. Raises `ValueError` if its id is in use."""
+        if entry.request_id in self._entries:
+            raise ValueError(f"request id {entry.request_id} is in use")
+        self._entries[entry.request_id] = entry
+
+    def get(self, request_id: str) -> Entry | None:
+        """The entry of a request that has not ended."""
+        return self._entries.get(request_id)
+
+    def of_incarnation(self, incarnation: str) -> list[Entry]:
+        """The entries leased to a worker, oldest first."""
+        return [entry for entry in self._entries.values() if entry.incarnation == incarnation]
+
+    def end(self, request_id: str) -> None:
+        """Forget a request whose terminal event is being delivered."""
+        del self._entries[request_id]
+
+    def postpone(self, seconds: float) -> None:
+        """Forget that time passed."""
+        for entry in self._entries.values():
+            entry.deadline += seconds
+
+    def counts(self) -> tuple[int, int]:
+        """How many clients' requests are leased, and how many wait."""
+        leased = sum(1 for entry in self._entries.values() if entry.incarnation and not entry.internal)
+        waiting = sum(1 for entry in self._entries.values() if entry.incarnation is None)
+        return leased, waiting
+
+
+def is_terminal(event: AnyRequestEvent) -> bool:
+    """Whether nothing can follow this event."""
+    return isinstance(event, Finished | Failed | Cancelled)

@@ -1,0 +1,65 @@
+"""The numbers the core decides by, taken from the configuration in one place so that a reload is one assignment."""
+
+from dataclasses import dataclass
+
+from lmx_protocol import limits
+from lmx_supervisor.config.schema import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Bounds and delays, all in seconds or counts. Field by field: `config.schema`."""
+
+    hello_seconds: float = limits.SPAWN_HELLO_SECONDS
+    load_stall_seconds: float = limits.LOAD_STALL_SECONDS
+    load_total_seconds: float = limits.LOAD_TOTAL_SECONDS
+    canary_seconds: float = limits.CANARY_SECONDS
+    beat_suspect_seconds: float = limits.BEAT_SUSPECT_SECONDS
+    beat_dead_seconds: float = limits.BEAT_DEAD_SECONDS
+    progress_stall_seconds: float = limits.PROGRESS_STALL_SECONDS
+    hang_abort_grace_seconds: float = limits.HANG_ABORT_GRACE_SECONDS
+    stop_grace_seconds: float = limits.STOP_GRACE_SECONDS
+    kill_wait_seconds: float = limits.KILL_WAIT_SECONDS
+    drain_seconds: float = limits.DRAIN_SECONDS
+    restart_initial_seconds: float = limits.RESTART_INITIAL_SECONDS
+    restart_factor: float = limits.RESTART_FACTOR
+    restart_max_seconds: float = limits.RESTART_MAX_SECONDS
+    restart_jitter_ratio: float = limits.RESTART_JITTER_RATIO
+    restart_stable_seconds: float = limits.RESTART_STABLE_SECONDS
+    restart_window_seconds: float = limits.RESTART_WINDOW_SECONDS
+    restart_max_in_window: int = limits.RESTART_MAX_IN_WINDOW
+    quarantine_threshold: int = limits.QUARANTINE_THRESHOLD
+    queue_per_model: int = limits.QUEUE_PER_MODEL
+    queue_total: int = limits.QUEUE_TOTAL
+    queue_wait_seconds: float = limits.QUEUE_WAIT_SECONDS
+    warm_spare: bool = True
+
+
+def policy_of(config: Config) -> Policy:
+    """The policy a configuration asks for."""
+    supervision, models = config.supervision, config.models
+    return Policy(
+        hello_seconds=supervision.hello_seconds,
+        load_stall_seconds=supervision.load_stall_seconds,
+        load_total_seconds=supervision.load_total_seconds,
+        canary_seconds=supervision.canary_seconds,
+        beat_suspect_seconds=supervision.beat_suspect_seconds,
+        beat_dead_seconds=supervision.beat_dead_seconds,
+        progress_stall_seconds=supervision.progress_stall_seconds,
+        hang_abort_grace_seconds=supervision.hang_abort_grace_seconds,
+        stop_grace_seconds=supervision.stop_grace_seconds,
+        kill_wait_seconds=supervision.kill_wait_seconds,
+        drain_seconds=config.server.drain_seconds,
+        restart_initial_seconds=supervision.restart_initial_seconds,
+        restart_factor=supervision.restart_factor,
+        restart_max_seconds=supervision.restart_max_seconds,
+        restart_jitter_ratio=supervision.restart_jitter_ratio,
+        restart_stable_seconds=supervision.restart_stable_seconds,
+        restart_window_seconds=supervision.restart_window_seconds,
+        restart_max_in_window=supervision.restart_max_in_window,
+        quarantine_threshold=supervision.quarantine_threshold,
+        queue_per_model=models.queue_per_model,
+        queue_total=models.queue_total,
+        queue_wait_seconds=models.queue_wait_seconds,
+        warm_spare=models.warm_spare,
+    )

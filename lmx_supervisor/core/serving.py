@@ -1,0 +1,225 @@
+"""Requests: queueing, leasing, delivering, cancelling, and ending each exactly once whatever its worker does."""
+
+from lmx_protocol import limits
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import (
+    AnyRequestEvent,
+    Cancel,
+    Cancelled,
+    Failed,
+    Finished,
+    Generate,
+    GenerateRequest,
+    StepEvents,
+    Text,
+    Usage,
+)
+from lmx_protocol.states import WorkerState
+from lmx_supervisor.core.actions import Deliver, Send
+from lmx_supervisor.core.incarnation import Incarnation
+from lmx_supervisor.core.ledger import Entry, is_terminal
+from lmx_supervisor.core.slot import COMING, SERVING, Slot
+from lmx_supervisor.core.state import FleetState
+
+_ENDED_REMEMBERED_MAX = 1024
+
+
+class ForeignEventError(Exception):
+    """A worker spoke of a request that is not its own, or out of order: it cannot be trusted any further."""
+
+
+class Serving:
+    """The clients' side of the fleet."""
+
+    def __init__(self, state: FleetState) -> None:
+        self._state = state
+
+    # --- arriving -----------------------------------------------------------------------------------------------------
+
+    def arrive(self, request: GenerateRequest, now: float) -> None:
+        """Lease, queue or refuse a request, in the same step that looks at the slot."""
+        slot = self._state.slots.get(request.model_id)
+        refusal = self._refusal(request, slot)
+        if refusal is not None or slot is None:
+            assert refusal is not None
+            self._state.emit(Deliver(refusal))
+            return
+        entry = Entry(request, request.model_id, deadline=now + self._state.policy.queue_wait_seconds)
+        self._state.ledger.add(entry)
+        slot.requests_total += 1
+        slot.last_used_at = now
+        slot.waiting.append(entry.request_id)
+        self.dispatch(slot, now)
+
+    def _refusal(self, request: GenerateRequest, slot: Slot | None) -> Failed | None:
+        def failed(code: ErrorCode, message: str, retry_after_seconds: int | None = None) -> Failed:
+            return Failed(request_id=request.request_id, code=code, message=message, retry_after_seconds=retry_after_seconds)
+
+        model, state = request.model_id, self._state
+        if state.draining:
+            return failed(ErrorCode.SHUTTING_DOWN, "The server is shutting down; try again in a moment.", 5)
+        if slot is None or slot.state in (WorkerState.STOPPED, WorkerState.FAILED, WorkerState.DRAINING):
+            return failed(ErrorCode.MODEL_NOT_FOUND, _not_loaded_text(model, slot))
+        if slot.state is WorkerState.QUARANTINED:
+            return failed(ErrorCode.MODEL_UNSTABLE, quarantine_text(slot))
+        _, waiting = state.ledger.counts()
+        has_room = slot.state in SERVING and len(slot.running) < slot.capacity() and not slot.waiting
+        if not has_room and (len(slot.waiting) >= state.policy.queue_per_model or waiting >= state.policy.queue_total):
+            text = f"Model '{model}' is busy: {len(slot.running)} requests run and {len(slot.waiting)} wait. Try again shortly."
+            return failed(ErrorCode.RATE_LIMIT_EXCEEDED, text, 5)
+        return None
+
+    def start_canary(self, slot: Slot, request: GenerateRequest, now: float) -> None:
+        """Send the canary to a freshly loaded worker; its end decides over READY."""
+        entry = Entry(request, slot.model_id, deadline=now + self._state.policy.canary_seconds, internal=True)
+        self._state.ledger.add(entry)
+        self._lease(slot, entry)
+
+    # --- leasing ------------------------------------------------------------------------------------------------------
+
+    def dispatch(self, slot: Slot, now: float) -> None:
+        """Lease waiting requests while the worker has room."""
+        while slot.state in SERVING and slot.waiting and len(slot.running) < slot.capacity():
+            entry = self._state.ledger.get(slot.waiting.popleft())
+            assert entry is not None
+            self._lease(slot, entry)
+            if slot.state is WorkerState.READY:
+                slot.move(WorkerState.BUSY, now, "leased a request")
+
+    def _lease(self, slot: Slot, entry: Entry) -> None:
+        assert slot.incarnation is not None
+        entry.incarnation = slot.incarnation
+        entry.next_seq = 0
+        slot.running.add(entry.request_id)
+        message = Generate(request=entry.request, credit_frames=limits.CREDIT_FRAMES, credit_bytes=limits.CREDIT_BYTES)
+        self._state.emit(Send(slot.incarnation, message))
+
+    # --- hearing from the worker ----------------------------------------------------------------------------------------
+
+    def step(self, slot: Slot, incarnation: Incarnation, message: StepEvents, now: float) -> list[AnyRequestEvent]:
+        """Take in one engine step. Returns the ends of internal requests. Raises `ForeignEventError`."""
+        incarnation.last_progress_at = now
+        ended_internal: list[AnyRequestEvent] = []
+        for event in message.events:
+            entry = self._state.ledger.get(event.request_id)
+            if entry is None or entry.incarnation != incarnation.name:
+                if event.request_id in incarnation.ended_requests:
+                    continue
+                raise ForeignEventError(f"{type(event).__name__} for request {event.request_id[:64]!r}, which is not its own")
+            if event.seq != entry.next_seq:
+                self._end_early(slot, entry, incarnation, ErrorCode.STREAM_GAP, "A part of the answer got lost in the server.")
+                raise ForeignEventError(f"event {event.seq} of request {entry.request_id} where {entry.next_seq} was due")
+            entry.next_seq += 1
+            if entry.internal:
+                if is_terminal(event):
+                    self._close(slot, entry)
+                    ended_internal.append(event)
+                continue
+            self._pass_on(slot, entry, event, now)
+        return ended_internal
+
+    def _pass_on(self, slot: Slot, entry: Entry, event: AnyRequestEvent, now: float) -> None:
+        if isinstance(event, Text):
+            entry.delivered_text = entry.delivered_text or bool(event.text)
+            slot.tokens_total += event.tokens
+        elif is_terminal(event):
+            self._close(slot, entry)
+            slot.last_used_at = now
+            if isinstance(event, Finished):
+                slot.served_since_ready += 1
+        self._state.emit(Deliver(event))
+
+    def _close(self, slot: Slot, entry: Entry) -> None:
+        self._state.ledger.end(entry.request_id)
+        slot.running.discard(entry.request_id)
+
+    # --- ending early -------------------------------------------------------------------------------------------------
+
+    def cancel(self, request_id: str) -> Slot | None:
+        """A client is gone. Returns the slot whose queue it left, if it was waiting. Unknown ids: nothing to do."""
+        entry = self._state.ledger.get(request_id)
+        if entry is None or entry.cancelled:
+            return None
+        entry.cancelled = True
+        slot = self._state.slots[entry.model_id]
+        if entry.incarnation is not None:
+            self._state.emit(Send(entry.incarnation, Cancel(request_id=request_id)))
+            return None
+        slot.waiting.remove(request_id)
+        self._state.ledger.end(request_id)
+        self._state.emit(Deliver(Cancelled(request_id=request_id, usage=Usage())))
+        return slot
+
+    def _end_early(self, slot: Slot, entry: Entry, incarnation: Incarnation, code: ErrorCode, message: str) -> None:
+        self._close(slot, entry)
+        incarnation.ended_requests[entry.request_id] = None
+        while len(incarnation.ended_requests) > _ENDED_REMEMBERED_MAX:
+            incarnation.ended_requests.pop(next(iter(incarnation.ended_requests)))
+        self._deliver_failed(entry.request_id, code, message)
+
+    def cut_running(self, slot: Slot, incarnation: Incarnation, message: str) -> None:
+        """End the requests that outlasted a drain."""
+        for entry in self._state.ledger.of_incarnation(incarnation.name):
+            self._state.emit(Send(incarnation.name, Cancel(request_id=entry.request_id)))
+            self._end_early(slot, entry, incarnation, ErrorCode.SHUTTING_DOWN, message)
+
+    def refuse_waiting(self, slot: Slot, code: ErrorCode, message: str, retry_after_seconds: int | None = None) -> None:
+        """End every request that waits for this slot."""
+        for request_id in slot.waiting:
+            self._state.ledger.end(request_id)
+            self._deliver_failed(request_id, code, message, retry_after_seconds)
+        slot.waiting.clear()
+
+    def worker_lost(self, slot: Slot, incarnation: Incarnation, *, will_return: bool, text: str) -> None:
+        """A worker died with requests: each is told, cancelled or replayed once, the oldest first in line again."""
+        replayed: list[str] = []
+        for entry in self._state.ledger.of_incarnation(incarnation.name):
+            slot.running.discard(entry.request_id)
+            if entry.internal:
+                self._state.ledger.end(entry.request_id)
+            elif entry.cancelled:
+                self._state.ledger.end(entry.request_id)
+                self._state.emit(Deliver(Cancelled(request_id=entry.request_id)))
+            elif will_return and not entry.delivered_text and entry.replays < limits.REPLAYS_MAX:
+                entry.replays += 1
+                entry.incarnation = None
+                replayed.append(entry.request_id)
+                self._state.tell("request_replayed", request_id=entry.request_id, model_id=slot.model_id)
+            else:
+                self._state.ledger.end(entry.request_id)
+                message = f"The worker serving model '{slot.model_id}' died while it answered: {text}. Send the request again."
+                self._deliver_failed(entry.request_id, ErrorCode.WORKER_LOST, message, 5)
+        slot.waiting.extendleft(reversed(replayed))
+
+    def expire_waiting(self, slot: Slot, now: float) -> None:
+        """End the requests that waited too long for a worker."""
+        for request_id in list(slot.waiting):
+            entry = self._state.ledger.get(request_id)
+            assert entry is not None
+            if now < entry.deadline:
+                continue
+            slot.waiting.remove(request_id)
+            self._state.ledger.end(request_id)
+            loading = slot.state in COMING
+            code = ErrorCode.MODEL_LOADING if loading else ErrorCode.OVERLOADED
+            why = "is still loading" if loading else "is busy"
+            waited_seconds = self._state.policy.queue_wait_seconds
+            text = f"Model '{slot.model_id}' {why}; the request waited {waited_seconds:.0f} s. Try again later."
+            self._deliver_failed(request_id, code, text, 30)
+
+    def _deliver_failed(self, request_id: str, code: ErrorCode, message: str, retry_after_seconds: int | None = None) -> None:
+        failed = Failed(request_id=request_id, code=code, message=message, retry_after_seconds=retry_after_seconds)
+        self._state.emit(Deliver(failed))
+
+
+def _not_loaded_text(model: str, slot: Slot | None) -> str:
+    if slot is not None and slot.state is WorkerState.FAILED and slot.last_exit is not None:
+        return f"Model '{model}' is not loaded: its last load failed, {slot.last_exit.text}."
+    how = f"Load it with `lmx load {model}` or POST /admin/models/load; `lmx ls` lists what is here."
+    return f"Model '{model}' is not loaded. {how}"
+
+
+def quarantine_text(slot: Slot) -> str:
+    """Why a quarantined model is not served, in the runbook's words."""
+    last = f": {slot.last_exit.text}" if slot.last_exit is not None else ""
+    return f"Model '{slot.model_id}' is quarantined after instability ({slot.quarantine_reason}){last}."

@@ -1,0 +1,116 @@
+"""One model's slot: its state machine with a visible transition table, its story, and who waits for it."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from lmx_protocol import limits
+from lmx_protocol.messages import LoadProgress, ModelFacts, ModelSpec
+from lmx_protocol.states import WorkerState
+from lmx_supervisor.core.exit_reason import Verdict
+from lmx_supervisor.core.restart_policy import FailureHistory
+
+S = WorkerState
+
+TRANSITIONS: dict[WorkerState, frozenset[WorkerState]] = {
+    S.STOPPED: frozenset({S.SPAWNING}),
+    S.SPAWNING: frozenset({S.LOADING, S.DRAINING, S.CRASHED}),
+    S.LOADING: frozenset({S.WARMING, S.DRAINING, S.CRASHED}),
+    S.WARMING: frozenset({S.READY, S.DRAINING, S.CRASHED}),
+    S.READY: frozenset({S.BUSY, S.DRAINING, S.CRASHED}),
+    S.BUSY: frozenset({S.READY, S.DRAINING, S.CRASHED}),
+    S.DRAINING: frozenset({S.STOPPED}),
+    S.CRASHED: frozenset({S.BACKOFF, S.FAILED, S.QUARANTINED, S.STOPPED}),
+    S.BACKOFF: frozenset({S.SPAWNING, S.STOPPED}),
+    S.FAILED: frozenset({S.SPAWNING, S.STOPPED}),
+    S.QUARANTINED: frozenset({S.SPAWNING, S.STOPPED}),
+}
+
+STARTING = frozenset({S.SPAWNING, S.LOADING, S.WARMING})
+SERVING = frozenset({S.READY, S.BUSY})
+COMING = STARTING | {S.CRASHED, S.BACKOFF}
+"""States a request may wait in: the model will be there without anyone asking again."""
+
+
+class InvalidTransitionError(Exception):
+    """A slot was asked for a move its table does not have; carries the slot's story."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoryLine:
+    """One thing that happened to a slot, for operators and crash bundles."""
+
+    at_seconds: float
+    text: str
+
+
+@dataclass(slots=True)
+class Slot:
+    """Everything the core knows about one model. Times are monotonic seconds."""
+
+    spec: ModelSpec
+    backend: str
+    state: WorkerState = WorkerState.STOPPED
+    state_since: float = 0.0
+    wanted: bool = False
+    """Restart it whenever it dies: it was asked for and has served, or it is to be there from the start."""
+    incarnation: str | None = None
+    facts: ModelFacts | None = None
+    load_progress: LoadProgress | None = None
+    load_seconds: float | None = None
+    loading_since: float = 0.0
+    ready_at: float | None = None
+    served_since_ready: int = 0
+    restart_at: float = 0.0
+    drain_until: float = 0.0
+    last_used_at: float | None = None
+    restarts: int = 0
+    failures: FailureHistory = field(default_factory=FailureHistory)
+    quarantine_reason: str | None = None
+    last_exit: Verdict | None = None
+    last_exit_at: float = 0.0
+    requests_total: int = 0
+    tokens_total: int = 0
+    load_orders: list[str] = field(default_factory=list)
+    unload_orders: list[str] = field(default_factory=list)
+    reload_orders: list[str] = field(default_factory=list)
+    """Load orders that came while the slot was draining; it starts again when it has stopped."""
+    waiting: deque[str] = field(default_factory=deque)
+    """Request ids in the order they will be served."""
+    running: set[str] = field(default_factory=set)
+    """Request ids leased to the current incarnation, the canary among them."""
+    story: deque[StoryLine] = field(default_factory=lambda: deque(maxlen=limits.STORY_EVENTS_MAX))
+
+    @property
+    def model_id(self) -> str:
+        """The model this slot is for."""
+        return self.spec.model_id
+
+    def note(self, now: float, text: str) -> None:
+        """Add a line to the story."""
+        self.story.append(StoryLine(now, text))
+
+    def move(self, to: WorkerState, now: float, why: str) -> None:
+        """Change state. Raises `InvalidTransitionError` with the story when the table does not allow it."""
+        if to not in TRANSITIONS[self.state]:
+            told = "\n".join(f"  {line.at_seconds:.3f} {line.text}" for line in self.story)
+            raise InvalidTransitionError(f"{self.model_id}: {self.state} → {to} ({why}) is not in the table; story:\n{told}")
+        self.note(now, f"{self.state} → {to}: {why}")
+        self.state = to
+        self.state_since = now
+
+    def capacity(self) -> int:
+        """How many requests its worker takes at once."""
+        return self.facts.slots if self.facts else self.spec.slots
+
+    def postpone(self, seconds: float) -> None:
+        """Forget that time passed."""
+        self.restart_at += seconds
+        self.drain_until += seconds
+        self.loading_since += seconds
+        self.state_since += seconds
+        if self.ready_at is not None:
+            self.ready_at += seconds
+
+    def __repr__(self) -> str:
+        """State at a glance; tests and logs read it."""
+        return f"<Slot {self.model_id} {self.state} running={len(self.running)} waiting={len(self.waiting)}>"

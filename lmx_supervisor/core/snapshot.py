@@ -1,0 +1,80 @@
+"""The fleet as readers see it, built on demand from the state."""
+
+from lmx_protocol.states import READINESS
+from lmx_supervisor.core.health import is_suspect
+from lmx_supervisor.core.slot import Slot
+from lmx_supervisor.core.state import FleetState
+from lmx_supervisor.core.views import ExitView, FleetView, LoadProgressView, ReadinessView, SpareView, WorkerView
+
+
+def fleet_view(state: FleetState, now: float, unix_now: float) -> FleetView:
+    """Every slot and spare. `unix_now` is the wall clock at monotonic `now`, so that views carry both kinds of time."""
+    leased, waiting = state.ledger.counts()
+    spares = (incarnation for incarnation in state.incarnations.values() if incarnation.model_id is None)
+    return FleetView(
+        workers=tuple(_worker_view(state, slot, now, unix_now) for slot in state.slots.values()),
+        spares=tuple(
+            SpareView(backend=spare.backend, incarnation=spare.name, pid=spare.pid, warm=spare.imported_at is not None)
+            for spare in spares
+        ),
+        requests_in_flight=leased,
+        requests_waiting=waiting,
+        draining=state.draining,
+    )
+
+
+def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> WorkerView:
+    def unix(at: float | None) -> float | None:
+        return None if at is None else unix_now - (now - at)
+
+    incarnation = state.incarnation_of(slot)
+    reason = slot.quarantine_reason or (slot.last_exit.text if slot.last_exit is not None else None)
+    return WorkerView(
+        model_id=slot.model_id,
+        path=slot.spec.path,
+        format=slot.spec.format,
+        backend=slot.backend,
+        incarnation=slot.incarnation,
+        pid=incarnation.pid if incarnation else None,
+        state=slot.state,
+        readiness=ReadinessView(state=READINESS[slot.state], reason=reason, crash_count=slot.failures.consecutive),
+        wanted=slot.wanted,
+        state_since_unix_seconds=unix_now - (now - slot.state_since),
+        loaded_at_unix_seconds=unix(slot.ready_at),
+        last_used_at_unix_seconds=unix(slot.last_used_at),
+        uptime_seconds=now - slot.ready_at if slot.ready_at is not None else 0.0,
+        restarts=slot.restarts,
+        consecutive_failures=slot.failures.consecutive,
+        restart_in_seconds=max(0.0, slot.restart_at - now) if slot.state == "backoff" else None,
+        load_seconds=slot.load_seconds,
+        load_progress=_progress_view(slot),
+        footprint_bytes=incarnation.footprint_bytes if incarnation else None,
+        peak_footprint_bytes=incarnation.peak_footprint_bytes if incarnation else None,
+        tokens_per_second=incarnation.tokens_per_second if incarnation else 0.0,
+        requests_active=sum(1 for request_id in slot.running if _is_a_clients(state, request_id)),
+        requests_waiting=len(slot.waiting),
+        requests_total=slot.requests_total,
+        tokens_total=slot.tokens_total,
+        suspect=incarnation is not None and is_suspect(incarnation, slot, now, state.policy),
+        last_exit=_exit_view(slot, now, unix_now),
+        facts=slot.facts,
+    )
+
+
+def _is_a_clients(state: FleetState, request_id: str) -> bool:
+    entry = state.ledger.get(request_id)
+    return entry is not None and not entry.internal
+
+
+def _progress_view(slot: Slot) -> LoadProgressView | None:
+    progress = slot.load_progress
+    if progress is None:
+        return None
+    return LoadProgressView(phase=progress.phase, done=progress.done, total=progress.total, unit=progress.unit)
+
+
+def _exit_view(slot: Slot, now: float, unix_now: float) -> ExitView | None:
+    if slot.last_exit is None:
+        return None
+    at_unix_seconds = unix_now - (now - slot.last_exit_at)
+    return ExitView(reason=slot.last_exit.reason, text=slot.last_exit.text, at_unix_seconds=at_unix_seconds)

@@ -1,0 +1,52 @@
+"""What the fleet's parts share: slots, processes, requests, and the actions decided so far."""
+
+from dataclasses import dataclass, field
+
+from lmx_supervisor.core.actions import Action, Tell
+from lmx_supervisor.core.incarnation import Incarnation
+from lmx_supervisor.core.ledger import Ledger
+from lmx_supervisor.core.policy import Policy
+from lmx_supervisor.core.slot import Slot
+
+
+@dataclass(slots=True)
+class FleetState:
+    """Mutated only inside `Fleet.handle`."""
+
+    boot_id: str
+    policy: Policy
+    slots: dict[str, Slot] = field(default_factory=dict)
+    incarnations: dict[str, Incarnation] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    actions: list[Action] = field(default_factory=list)
+    draining: bool = False
+
+    def emit(self, action: Action) -> None:
+        """Ask the runtime for something."""
+        self.actions.append(action)
+
+    def tell(self, kind: str, *, alarming: bool = False, **fields: object) -> None:
+        """Say something to the operators."""
+        self.actions.append(Tell(kind, fields, alarming))
+
+    def take_actions(self) -> list[Action]:
+        """The actions decided since the last call."""
+        taken, self.actions = self.actions, []
+        return taken
+
+    def slot_of(self, incarnation: Incarnation) -> Slot | None:
+        """The slot a process works for now; None for spares and for processes a slot has given up."""
+        slot = self.slots.get(incarnation.model_id) if incarnation.model_id is not None else None
+        return slot if slot is not None and slot.incarnation == incarnation.name else None
+
+    def incarnation_of(self, slot: Slot) -> Incarnation | None:
+        """The process that works for a slot."""
+        return self.incarnations.get(slot.incarnation) if slot.incarnation is not None else None
+
+    def postpone(self, seconds: float) -> None:
+        """Shift every deadline: the machine slept, or the supervisor was stopped, and nobody is to blame for that time."""
+        for incarnation in self.incarnations.values():
+            incarnation.postpone(seconds)
+        for slot in self.slots.values():
+            slot.postpone(seconds)
+        self.ledger.postpone(seconds)
