@@ -76,3 +76,11 @@ class BackendName(StrEnum):
     LLAMACPP = "llamacpp"
     MLX = "mlx"
     SCRIPTED = "scripted"
+
+
+BACKEND_OF_FORMAT: dict[ModelFormat, BackendName] = {
+    ModelFormat.GGUF: BackendName.LLAMACPP,
+    ModelFormat.MLX: BackendName.MLX,
+    ModelFormat.SCRIPT: BackendName.SCRIPTED,
+}
+"""The backend that serves a format."""

@@ -2,19 +2,13 @@
 
 from importlib import import_module
 
-from lmx_protocol.states import BackendName, ModelFormat
+from lmx_protocol.states import BackendName
 from lmx_worker.backends.base import Backend
 
 _FACTORIES: dict[str, tuple[str, str]] = {
     BackendName.LLAMACPP: ("lmx_worker.backends.llamacpp.backend", "LlamaCppBackend"),
     BackendName.MLX: ("lmx_worker.backends.mlx.backend", "MlxBackend"),
     BackendName.SCRIPTED: ("lmx_worker.backends.scripted", "ScriptedBackend"),
-}
-
-BACKEND_OF_FORMAT: dict[ModelFormat, BackendName] = {
-    ModelFormat.GGUF: BackendName.LLAMACPP,
-    ModelFormat.MLX: BackendName.MLX,
-    ModelFormat.SCRIPT: BackendName.SCRIPTED,
 }
 
 

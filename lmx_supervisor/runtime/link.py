@@ -1,0 +1,99 @@
+"""The private line to one worker incarnation: a DEALER that connects to the worker's endpoint under CURVE.
+
+One immortal reader task per socket: cancelling a receive can lose a message, so nothing ever waits for one with a timeout. The
+task ends when the link is closed.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import zmq
+import zmq.asyncio
+
+from lmx_protocol import limits
+from lmx_protocol.codec import decode_from_worker, encode
+from lmx_protocol.errors import ProtocolViolation
+from lmx_protocol.messages import FromWorker, ToWorker
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A CURVE key pair in Z85."""
+
+    public: bytes
+    secret: bytes
+
+    @staticmethod
+    def fresh() -> "KeyPair":
+        """A new random pair."""
+        return KeyPair(*zmq.curve_keypair())
+
+
+class Link:
+    """One incarnation's socket. `on_message` and `on_violation` run on the loop."""
+
+    def __init__(
+        self,
+        context: "zmq.asyncio.Context",
+        endpoint: str,
+        *,
+        own_keys: KeyPair,
+        worker_public_key: bytes,
+        on_message: Callable[[FromWorker], None],
+        on_violation: Callable[[str], None],
+    ) -> None:
+        self._on_message = on_message
+        self._on_violation = on_violation
+        self._socket: zmq.asyncio.Socket = context.socket(zmq.DEALER)
+        _configure(self._socket)
+        self._socket.curve_publickey = own_keys.public
+        self._socket.curve_secretkey = own_keys.secret
+        self._socket.curve_serverkey = worker_public_key
+        self._socket.connect(endpoint)
+        self._reader = asyncio.get_running_loop().create_task(self._read())
+
+    def send(self, message: ToWorker) -> None:
+        """Send now or report a violation: a worker that does not drain its control messages is broken."""
+        try:
+            data = encode(message, bytes_max=limits.FRAME_BYTES_MAX_DOWN)
+        except ProtocolViolation as violation:
+            self._on_violation(str(violation))
+            return
+        sent = cast("asyncio.Future[object]", self._socket.send(data, flags=zmq.NOBLOCK))
+        if sent.done() and sent.exception() is not None:
+            self._on_violation(f"it does not read its messages: {sent.exception()}")
+
+    async def close(self) -> None:
+        """Close the socket and end the reader."""
+        self._reader.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reader
+        self._socket.close(linger=limits.ZMQ_LINGER_MILLISECONDS)
+
+    async def _read(self) -> None:
+        while True:
+            frame = await self._socket.recv(copy=True)
+            try:
+                message = decode_from_worker(frame)
+            except ProtocolViolation as violation:
+                self._on_violation(str(violation))
+                continue
+            self._on_message(message)
+
+
+def _configure(socket: "zmq.asyncio.Socket") -> None:
+    socket.setsockopt(zmq.LINGER, limits.ZMQ_LINGER_MILLISECONDS)
+    socket.setsockopt(zmq.SNDHWM, limits.ZMQ_HIGH_WATER_MESSAGES)
+    socket.setsockopt(zmq.RCVHWM, limits.ZMQ_HIGH_WATER_MESSAGES)
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.FRAME_BYTES_MAX_UP)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, limits.ZMQ_HANDSHAKE_MILLISECONDS)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, limits.ZMQ_HEARTBEAT_MILLISECONDS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, limits.ZMQ_HEARTBEAT_TIMEOUT_MILLISECONDS)
+    # The socket file appears when the worker has bound; until then each retry costs nothing and Hello should not wait for it.
+    socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
+
+
+_RECONNECT_MILLISECONDS = 10

@@ -1,0 +1,237 @@
+"""The loop: take an event, ask the core, perform its actions, feed the results back as events.
+
+Everything runs on one asyncio loop, so the core needs no lock; no action blocks. Waiting callers hold futures that an action
+settles.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+import zmq.asyncio
+
+from lmx_protocol import limits
+from lmx_protocol.messages import Credit, Generate, GenerateRequest, ModelSpec
+from lmx_supervisor.core import actions as a
+from lmx_supervisor.core import events as e
+from lmx_supervisor.core.exit_reason import ExitObservation
+from lmx_supervisor.core.fleet import Fleet
+from lmx_supervisor.core.policy import Policy
+from lmx_supervisor.core.refusal import Refusal
+from lmx_supervisor.core.service import LoadOutcome, UnloadOutcome
+from lmx_supervisor.core.snapshot import fleet_view
+from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.runtime.answers import CreditExceededError, OpenAnswer
+from lmx_supervisor.runtime.link import KeyPair
+from lmx_supervisor.runtime.run_dir import RunDir, RunDirError
+from lmx_supervisor.runtime.worker_process import WorkerProcess, WorkerTiming
+
+log = logging.getLogger("lmx.supervisor")
+
+
+class Supervisor:
+    """The fleet in the real world. Create it on a running loop; end it with `drain`."""
+
+    def __init__(self, policy: Policy, timing: WorkerTiming, run_dir: RunDir) -> None:
+        self._fleet = Fleet(boot_id=run_dir.path.name, policy=policy)
+        self._timing = timing
+        self._run_dir = run_dir
+        self._keys = KeyPair.fresh()
+        self._context = zmq.asyncio.Context()
+        self._processes: dict[str, WorkerProcess] = {}
+        self._answers: dict[str, OpenAnswer] = {}
+        self._closings: set[asyncio.Task[None]] = set()
+        self._leases: dict[str, str] = {}
+        self._orders: dict[str, asyncio.Future[LoadOutcome | UnloadOutcome]] = {}
+        self._order_numbers = itertools.count(1)
+        self._inbox: deque[e.Event] = deque()
+        self._handling = False
+        self._all_stopped = asyncio.Event()
+        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        self.loop_lag_seconds = 0.0
+        self.loop_lag_max_seconds = 0.0
+        self._performers: dict[type[a.Action], Callable[..., None]] = {
+            a.Spawn: self._spawn,
+            a.Send: self._send,
+            a.Signal: self._signal,
+            a.Deliver: self._deliver,
+            a.LoadSettled: self._load_settled,
+            a.UnloadSettled: self._unload_settled,
+            a.OrderRefused: self._order_refused,
+            a.Tell: self._tell,
+            a.AllStopped: lambda _: self._all_stopped.set(),
+        }
+
+    # --- what others may ask ----------------------------------------------------------------------------------------------
+
+    def view(self) -> FleetView:
+        """All workers at this moment."""
+        return fleet_view(self._fleet.state, time.monotonic(), time.time())
+
+    def submit(self, request: GenerateRequest) -> OpenAnswer:
+        """Queue a generation."""
+        answer = OpenAnswer(request.request_id, on_cancel=self._cancel, on_credit=self._grant)
+        self._answers[request.request_id] = answer
+        self.post(e.RequestArrived(request))
+        return answer
+
+    async def load(self, spec: ModelSpec, backend: str, *, at_start: bool = False) -> LoadOutcome:
+        """Have a model served; several callers share one load. Raises `Refusal`."""
+        order_id, settled = self._new_order()
+        self.post(e.LoadWanted(order_id, spec, backend, at_start))
+        outcome = await settled
+        assert isinstance(outcome, LoadOutcome)
+        return outcome
+
+    async def unload(self, model_id: str) -> UnloadOutcome:
+        """Drain and stop a model. Raises `Refusal`."""
+        order_id, settled = self._new_order()
+        self.post(e.UnloadWanted(order_id, model_id))
+        outcome = await settled
+        assert isinstance(outcome, UnloadOutcome)
+        return outcome
+
+    def shorten_drain(self, seconds: float) -> None:
+        """Start draining, or allow a drain under way only this much more time."""
+        self.post(e.DrainWanted(seconds))
+
+    async def drain(self, seconds: float) -> None:
+        """End everything: requests within `seconds`, then the workers. Returns when no process of ours is left."""
+        self.shorten_drain(seconds)
+        await self._all_stopped.wait()
+        self._ticker.cancel()
+        await asyncio.gather(*self._closings)
+        self._context.destroy(linger=limits.ZMQ_LINGER_MILLISECONDS)
+
+    # --- the loop -----------------------------------------------------------------------------------------------------------
+
+    def post(self, event: e.Event) -> None:
+        """Handle an event now, or right after the one being handled."""
+        self._inbox.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._inbox:
+                self._handle(self._inbox.popleft())
+        finally:
+            self._handling = False
+
+    def _handle(self, event: e.Event) -> None:
+        try:
+            decided = self._fleet.handle(event, time.monotonic())
+        except Exception:
+            log.exception("core_failed", extra={"event": type(event).__name__})
+            decided = self._fleet.state.take_actions()
+        for action in decided:
+            self._performers[type(action)](action)
+
+    async def _tick(self) -> None:
+        due = time.monotonic()
+        while True:
+            due = max(due + limits.LOOP_TICK_SECONDS, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+            self.loop_lag_seconds = max(0.0, time.monotonic() - due)
+            self.loop_lag_max_seconds = max(self.loop_lag_max_seconds, self.loop_lag_seconds)
+            self.post(e.Tick())
+
+    # --- performing actions -------------------------------------------------------------------------------------------------
+
+    def _spawn(self, action: a.Spawn) -> None:
+        name = action.incarnation
+        try:
+            process = WorkerProcess(
+                name,
+                action.backend,
+                context=self._context,
+                run_dir=self._run_dir,
+                own_keys=self._keys,
+                timing=self._timing,
+                on_message=lambda message: self.post(e.Said(name, message)),
+                on_violation=lambda detail: self.post(e.Misbehaved(name, detail)),
+                on_exit=lambda observation, closing: self._exited(name, observation, closing),
+            )
+        except (OSError, RunDirError) as error:
+            self.post(e.SpawnFailed(name, str(error)))
+            return
+        self._processes[name] = process
+        self.post(e.Spawned(name, process.pid))
+
+    def _exited(self, name: str, observation: ExitObservation, closing: "asyncio.Task[None]") -> None:
+        del self._processes[name]
+        self._closings.add(closing)
+        closing.add_done_callback(self._closings.discard)
+        self.post(e.Exited(name, observation))
+
+    def _send(self, action: a.Send) -> None:
+        if isinstance(action.message, Generate):
+            request_id = action.message.request.request_id
+            self._leases[request_id] = action.incarnation
+            answer = self._answers.get(request_id)
+            if answer is not None:
+                answer.leased(action.message.credit_frames, action.message.credit_bytes)
+        process = self._processes.get(action.incarnation)
+        if process is not None:
+            process.send(action.message)
+
+    def _signal(self, action: a.Signal) -> None:
+        process = self._processes.get(action.incarnation)
+        if process is not None:
+            process.signal(action.signal)
+
+    def _deliver(self, action: a.Deliver) -> None:
+        answer = self._answers.get(action.event.request_id)
+        if answer is None:
+            return
+        try:
+            answer.deliver(action.event)
+        except CreditExceededError as error:
+            self.post(e.Misbehaved(self._leases[action.event.request_id], str(error)))
+            return
+        if answer.ended:
+            del self._answers[action.event.request_id]
+            self._leases.pop(action.event.request_id, None)
+
+    def _load_settled(self, action: a.LoadSettled) -> None:
+        outcome = LoadOutcome(
+            model_id=action.model_id, already=action.already, footprint_bytes=action.footprint_bytes, seconds=action.seconds
+        )
+        self._settle(action.order_id, outcome)
+
+    def _unload_settled(self, action: a.UnloadSettled) -> None:
+        self._settle(action.order_id, UnloadOutcome(model_id=action.model_id, freed_bytes=action.freed_bytes))
+
+    def _settle(self, order_id: str, outcome: LoadOutcome | UnloadOutcome) -> None:
+        settled = self._orders.pop(order_id)
+        if not settled.done():
+            settled.set_result(outcome)
+
+    def _order_refused(self, action: a.OrderRefused) -> None:
+        settled = self._orders.pop(action.order_id)
+        if not settled.done():
+            settled.set_exception(Refusal(action.code, action.message, retry_after_seconds=action.retry_after_seconds))
+
+    def _tell(self, action: a.Tell) -> None:
+        level = logging.WARNING if action.alarming else logging.INFO
+        log.log(level, action.kind, extra=action.fields)
+
+    # --- small helpers ------------------------------------------------------------------------------------------------------
+
+    def _new_order(self) -> "tuple[str, asyncio.Future[LoadOutcome | UnloadOutcome]]":
+        order_id = f"order-{next(self._order_numbers)}"
+        settled: asyncio.Future[LoadOutcome | UnloadOutcome] = asyncio.get_running_loop().create_future()
+        # The caller may have gone away by the time its order is refused; that is no unhandled error.
+        settled.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._orders[order_id] = settled
+        return order_id, settled
+
+    def _cancel(self, request_id: str) -> None:
+        self.post(e.RequestCancelled(request_id))
+
+    def _grant(self, credit: Credit) -> None:
+        incarnation = self._leases.get(credit.request_id)
+        if incarnation is not None:
+            self._send(a.Send(incarnation, credit))

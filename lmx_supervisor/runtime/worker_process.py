@@ -1,0 +1,124 @@
+"""One worker process with everything of ours that belongs to it: pipes, link, exit watch, crash file."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zmq.asyncio
+
+from lmx_protocol.messages import BootSpec, FromWorker, ToWorker
+from lmx_protocol.version import PROTOCOL_VERSION
+from lmx_supervisor.core.actions import WorkerSignal
+from lmx_supervisor.core.exit_reason import ExitObservation
+from lmx_supervisor.runtime.exit_watcher import watch_exit
+from lmx_supervisor.runtime.link import KeyPair, Link
+from lmx_supervisor.runtime.run_dir import RunDir
+from lmx_supervisor.runtime.spawner import spawn_worker
+from lmx_supervisor.runtime.stderr_ring import OutputRing
+
+_SIGNALS = {
+    WorkerSignal.TERMINATE: signal.SIGTERM,
+    WorkerSignal.ABORT: signal.SIGABRT,
+    WorkerSignal.KILL: signal.SIGKILL,
+}
+_CRASH_HEAD_CHARACTERS = 4096
+
+
+ExitCallback = Callable[[ExitObservation, "asyncio.Task[None]"], None]
+"""Called with what was seen, and the task that frees what is left of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTiming:
+    """The worker's own clockwork, from the configuration."""
+
+    beat_interval_seconds: float
+    c_watchdog_seconds: float
+
+
+class WorkerProcess:
+    """From spawn to reaping. Callbacks run on the loop; `on_exit` is the last one."""
+
+    def __init__(
+        self,
+        incarnation: str,
+        backend: str,
+        *,
+        context: "zmq.asyncio.Context",
+        run_dir: RunDir,
+        own_keys: KeyPair,
+        timing: WorkerTiming,
+        on_message: Callable[[FromWorker], None],
+        on_violation: Callable[[str], None],
+        on_exit: ExitCallback,
+    ) -> None:
+        """Start the process. Raises `OSError` when the system cannot."""
+        loop = asyncio.get_running_loop()
+        worker_keys = KeyPair.fresh()
+        endpoint = run_dir.endpoint(incarnation)
+        spec = BootSpec(
+            protocol=PROTOCOL_VERSION,
+            incarnation=incarnation,
+            endpoint=endpoint,
+            backend=backend,
+            server_public_key=worker_keys.public,
+            server_secret_key=worker_keys.secret,
+            client_public_key=own_keys.public,
+            supervisor_pid=os.getpid(),
+            beat_interval_seconds=timing.beat_interval_seconds,
+            c_watchdog_seconds=timing.c_watchdog_seconds,
+        )
+        self._incarnation = incarnation
+        self._run_dir = run_dir
+        self._on_exit = on_exit
+        spawned = spawn_worker(spec, run_dir.crash_file(incarnation))
+        self.pid = spawned.pid
+        self._life_fd = spawned.life_fd
+        self._output = OutputRing(loop, spawned.output_fd)
+        self._link = Link(
+            context,
+            endpoint,
+            own_keys=own_keys,
+            worker_public_key=worker_keys.public,
+            on_message=on_message,
+            on_violation=on_violation,
+        )
+        self._closing: asyncio.Task[None] | None = None
+        watch_exit(loop, self.pid, self._ended)
+
+    def send(self, message: ToWorker) -> None:
+        """Send a message; once the process has ended it is dropped."""
+        if self._closing is None:
+            self._link.send(message)
+
+    def signal(self, which: WorkerSignal) -> None:
+        """Signal the whole process group, so that children of the worker go too; once the process has ended, nobody."""
+        if self._closing is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, _SIGNALS[which])
+
+    def _ended(self, status: int) -> None:
+        self._output.close()
+        observation = ExitObservation(
+            code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+            signal_number=os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            stderr_tail=self._output.tail(),
+            crash_head=self._read_crash_head(),
+        )
+        os.close(self._life_fd)
+        self._closing = asyncio.get_running_loop().create_task(self._close())
+        self._on_exit(observation, self._closing)
+
+    async def _close(self) -> None:
+        await self._link.close()
+        self._run_dir.forget(self._incarnation)
+
+    def _read_crash_head(self) -> str:
+        try:
+            with self._run_dir.crash_file(self._incarnation).open(encoding="utf-8", errors="replace") as file:
+                return file.read(_CRASH_HEAD_CHARACTERS)
+        except OSError:
+            return ""
