@@ -1,0 +1,292 @@
+"""The MLX backend: mlx-lm's batch generator behind the worker's interface. One step is one `BatchGenerator.next()`.
+
+Importing this module imports nothing of MLX. MLX binds arrays and streams to threads, so `import_libraries`, `load` and
+everything that steps must run on one thread; `prepare` uses the tokenizer only.
+"""
+
+import gc
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import GenerateRequest, ModelFacts, ModelSpec, Timing, Usage
+from lmx_protocol.states import BackendName, FinishReason
+from lmx_worker.backends.base import (
+    BackendStats,
+    Delta,
+    FinishDelta,
+    LoadProgressCallback,
+    PrefillDelta,
+    Prepared,
+    RequestError,
+    TextDelta,
+)
+from lmx_worker.backends.mlx.libraries import import_mlx
+from lmx_worker.backends.mlx.loading import LoadedModel, load_model
+from lmx_worker.backends.mlx.prefix_cache import KvCache, PrefixCache, detach, trim
+from lmx_worker.backends.mlx.prompts import PromptEncoder
+from lmx_worker.backends.mlx.sampling import KeyedSampler, make_processors, make_sampler
+from lmx_worker.backends.mlx.text_stream import TextStream
+
+PREFIX_ENTRIES_PER_SLOT = 2
+"""Ended prompts remembered per slot: enough for a conversation that alternates with its side requests."""
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One inserted request. It is in the batch under `uid`, or held outside it with the cache of its first tokens."""
+
+    prepared: Prepared
+    prompt: list[int]
+    cached_tokens: int
+    sampler: KeyedSampler | None
+    text: TextStream
+    inserted_at: float
+    uid: int | None = None
+    held: tuple[KvCache, list[int]] | None = None
+    computed_before: int = 0
+    """Prompt tokens that were already in the cache when the sequence last entered the batch."""
+    prefilled: int = 0
+    prompt_done_at: float | None = None
+    generated: list[int] = field(default_factory=list)
+
+    @property
+    def request_id(self) -> str:
+        return self.prepared.request.request_id
+
+    def usage(self) -> Usage:
+        return Usage(prompt_tokens=len(self.prompt), completion_tokens=len(self.generated), cached_tokens=self.cached_tokens)
+
+    def timing(self, now: float) -> Timing:
+        prompt_done_at = now if self.prompt_done_at is None else self.prompt_done_at
+        return Timing(prefill_seconds=prompt_done_at - self.inserted_at, decode_seconds=now - prompt_done_at)
+
+
+class MlxBackend:
+    """See `lmx_worker.backends.base.Backend`."""
+
+    def __init__(self) -> None:
+        self._version = ""
+        self._slots = 0
+        self._chunk_tokens = 0
+        self._loaded: LoadedModel | None = None
+        self._encoder: PromptEncoder | None = None
+        self._generator: Any = None
+        self._stop_tokens: Any = None
+        self._prefixes: PrefixCache | None = None
+        self._kv_bytes_max = 0
+        self._sequences: dict[str, _Sequence] = {}
+        self._by_uid: dict[int, _Sequence] = {}
+        self._tokens_prefilled = 0
+        self._tokens_decoded = 0
+        self._kv_used_ratio = 0.0
+
+    def import_libraries(self) -> str:
+        """Import MLX and mlx-lm; returns their versions. Raises `ImportError` where they do not work."""
+        self._version = import_mlx()
+        return self._version
+
+    def load(self, spec: ModelSpec, progress: LoadProgressCallback) -> ModelFacts:
+        """Load the model directory `spec.path`. Raises `LoadError`."""
+        from mlx_lm.generate import BatchGenerator, make_stop_sequences
+
+        loaded = load_model(spec, progress)
+        self._loaded = loaded
+        self._slots = spec.slots
+        self._chunk_tokens = spec.prefill_chunk_tokens
+        self._kv_bytes_max = loaded.sequence_bytes * spec.slots
+        self._encoder = PromptEncoder(
+            loaded.tokenizer, context_length=loaded.context_length, vocabulary_size=loaded.vocabulary_size
+        )
+        self._prefixes = PrefixCache(entries_max=spec.slots * PREFIX_ENTRIES_PER_SLOT, bytes_max=self._kv_bytes_max)
+        self._stop_tokens = make_stop_sequences(loaded.tokenizer)
+        self._generator = BatchGenerator(
+            loaded.model,
+            completion_batch_size=spec.slots,
+            prefill_batch_size=spec.slots,
+            prefill_step_size=spec.prefill_chunk_tokens,
+        )
+        return ModelFacts(
+            backend=BackendName.MLX,
+            backend_version=self._version,
+            architecture=loaded.files.model_type,
+            context_length=loaded.context_length,
+            train_context_length=loaded.train_context_length,
+            vocabulary_size=loaded.vocabulary_size,
+            parameters=loaded.parameters,
+            weights_bytes=loaded.weights_bytes,
+            slots=spec.slots,
+            has_chat_template=bool(loaded.tokenizer.has_chat_template),
+        )
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        """Template, tokenize and validate. Raises `RequestError`. Touches nothing that `step` writes."""
+        assert self._encoder is not None, "prepare before load"
+        return self._encoder.prepare(request)
+
+    def has_room(self) -> bool:
+        """Whether a slot is free; a paused request keeps its slot."""
+        return len(self._sequences) < self._slots
+
+    def insert(self, prepared: Prepared) -> None:
+        """Take a request into the batch, with as much of its prompt as an ended request has computed already."""
+        assert self._loaded is not None and self._prefixes is not None, "insert before load"
+        request = prepared.request
+        if request.request_id in self._sequences:
+            raise RequestError(ErrorCode.INVALID_REQUEST, f"request {request.request_id} is already running")
+        prompt = list(prepared.tokens)
+        cache, cached_tokens = self._prefixes.take(prompt)
+        sequence = _Sequence(
+            prepared=prepared,
+            prompt=prompt,
+            cached_tokens=cached_tokens,
+            sampler=make_sampler(request.sampling, vocabulary_size=self._loaded.vocabulary_size),
+            text=TextStream(self._loaded.tokenizer.detokenizer, request.stop, self._loaded.is_visible),
+            inserted_at=time.monotonic(),
+            prefilled=cached_tokens,
+        )
+        self._sequences[request.request_id] = sequence
+        self._enter_batch(sequence, cache, prompt[:cached_tokens])
+        self._prefixes.shrink_to(max(0, self._kv_bytes_max - int(self._generator.prompt_cache_nbytes)))
+
+    def step(self) -> list[Delta]:
+        """One prefill chunk, shared by all prompts in progress, and one token for each that decodes."""
+        if not self._by_uid:
+            return []
+        prefilling = sum(1 for sequence in self._by_uid.values() if sequence.prompt_done_at is None)
+        self._generator.prefill_step_size = max(1, self._chunk_tokens // max(1, prefilling))
+        prompt_responses, token_responses = self._generator.next()
+        deltas: list[Delta] = []
+        # Tokens first: they were computed before the prompts of the same step.
+        for response in token_responses:
+            deltas.extend(self._on_token(self._by_uid[response.uid], response))
+        for response in prompt_responses:
+            deltas.extend(self._on_prompt(self._by_uid[response.uid], response))
+        self._update_kv_used()
+        return deltas
+
+    def pause(self, request_id: str) -> None:
+        """Take a request out of the batch, with its cache; its slot stays taken."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None and sequence.uid is not None:
+            sequence.held = self._leave_batch(sequence)
+
+    def resume(self, request_id: str) -> None:
+        """Put a paused request back where it was."""
+        sequence = self._sequences.get(request_id)
+        if sequence is None or sequence.held is None:
+            return
+        cache, tokens = sequence.held
+        sequence.held = None
+        known = len(sequence.prompt) + len(sequence.generated)
+        if len(tokens) < known:
+            self._enter_batch(sequence, cache, tokens)
+        elif all(layer.is_trimmable() for layer in cache):
+            # The batch starts from a token it has not seen, so the last one is computed again.
+            self._enter_batch(sequence, trim(cache, 1), tokens[:-1])
+        else:
+            self._enter_batch(sequence, None, [])
+
+    def remove(self, request_id: str) -> Usage:
+        """Forget a request; what was computed for it stays in the prefix cache. Unknown ids: `Usage()`."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is None:
+            return Usage()
+        held = self._leave_batch(sequence) if sequence.uid is not None else sequence.held
+        self._remember(held)
+        self._update_kv_used()
+        return sequence.usage()
+
+    def stats(self) -> BackendStats:
+        """Plain numbers, readable from any thread."""
+        return BackendStats(
+            active=len(self._sequences),
+            tokens_prefilled=self._tokens_prefilled,
+            tokens_decoded=self._tokens_decoded,
+            kv_used_ratio=self._kv_used_ratio,
+        )
+
+    def close(self) -> None:
+        """Free the model and every cache; the libraries stay imported."""
+        if self._generator is None:
+            return
+        import mlx.core as mx
+
+        self._generator.close()
+        self._generator = self._stop_tokens = None
+        self._loaded = self._encoder = self._prefixes = None
+        self._sequences.clear()
+        self._by_uid.clear()
+        gc.collect()
+        mx.clear_cache()
+
+    def _enter_batch(self, sequence: _Sequence, cache: KvCache | None, in_cache: list[int]) -> None:
+        everything = sequence.prompt + sequence.generated
+        sequence.computed_before = len(in_cache)
+        if sequence.sampler is not None:
+            # The batch draws one token ahead of what it has delivered; a draw that was never delivered is drawn again.
+            sequence.sampler.position = len(sequence.generated)
+        (sequence.uid,) = self._generator.insert(
+            [everything[len(in_cache) :]],
+            max_tokens=[sequence.prepared.max_tokens - len(sequence.generated)],
+            caches=[cache],
+            all_tokens=[list(in_cache)],
+            samplers=[sequence.sampler],
+            logits_processors=[make_processors(sequence.prepared.request.sampling)],
+            stop_sequences=[self._stop_tokens],
+        )
+        self._by_uid[sequence.uid] = sequence
+
+    def _leave_batch(self, sequence: _Sequence) -> tuple[KvCache, list[int]] | None:
+        uid, sequence.uid = sequence.uid, None
+        assert uid is not None, "only a sequence in the batch can leave it"
+        del self._by_uid[uid]
+        removed: dict[int, Iterable[Any]] = self._generator.remove([uid], return_prompt_caches=True)
+        cache, tokens = removed[uid]
+        detach(cache)
+        return cache, list(tokens)
+
+    def _on_prompt(self, sequence: _Sequence, response: Any) -> list[Delta]:
+        if sequence.prompt_done_at is not None:
+            return []  # a resumed answer: its tokens are a prompt to the batch only
+        done = sequence.computed_before + response.progress[0]
+        self._tokens_prefilled += done - sequence.prefilled
+        sequence.prefilled = done
+        if response.end_of_prompt:
+            sequence.prompt_done_at = time.monotonic()
+        return [PrefillDelta(sequence.request_id, done, len(sequence.prompt), sequence.cached_tokens)]
+
+    def _on_token(self, sequence: _Sequence, response: Any) -> list[Delta]:
+        sequence.generated.append(response.token)
+        self._tokens_decoded += 1
+        # The end-of-sequence token is counted but says nothing.
+        text = "" if response.finish_reason == "stop" else sequence.text.push(response.token)
+        if response.finish_reason is not None:
+            text += sequence.text.finish()
+        deltas: list[Delta] = [TextDelta(sequence.request_id, text, 1)]
+        stop_sequence = sequence.text.stop_sequence
+        if response.finish_reason is None and stop_sequence is None:
+            return deltas
+        if response.finish_reason is None:
+            self._remember(self._leave_batch(sequence))
+        else:
+            del self._by_uid[response.uid]
+            self._remember((response.prompt_cache, response.all_tokens))
+        del self._sequences[sequence.request_id]
+        is_length = response.finish_reason == "length" and stop_sequence is None
+        reason = FinishReason.LENGTH if is_length else FinishReason.STOP
+        timing = sequence.timing(time.monotonic())
+        deltas.append(FinishDelta(sequence.request_id, reason, sequence.usage(), timing, stop_sequence))
+        return deltas
+
+    def _remember(self, held: tuple[KvCache | None, list[int]] | None) -> None:
+        assert self._prefixes is not None, "remember before load"
+        if held is not None and held[0] is not None:
+            self._prefixes.put(held[1], held[0])
+
+    def _update_kv_used(self) -> None:
+        assert self._loaded is not None, "step before load"
+        used = sum(sequence.prefilled + len(sequence.generated) for sequence in self._sequences.values())
+        self._kv_used_ratio = used / (self._slots * self._loaded.context_length)
