@@ -1,0 +1,117 @@
+"""The models on this machine, by id: those in the models directory, those the configuration names, those loaded by path.
+
+An id that several of them know means the latest wish: loaded by path, then configured, then found in the directory.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from lmx_protocol import limits
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.states import ModelFormat
+from lmx_supervisor.catalog.disk_calls import DiskCalls
+from lmx_supervisor.catalog.identify import identify, size_on_disk_bytes
+from lmx_supervisor.catalog.model_ids import check_model_id, unknown_model
+from lmx_supervisor.catalog.registered import RegisteredModels
+from lmx_supervisor.catalog.scan import Found, found_at, scan
+from lmx_supervisor.core.refusal import Refusal
+from lmx_supervisor.core.service import ModelOnDisk
+
+
+class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole model, ready to be given to a worker."""
+
+    model_id: str
+    path: str
+    format: ModelFormat
+    size_bytes: int
+
+
+class Catalog:
+    """All disk work happens in threads with a deadline; every method may raise `Refusal` OVERLOADED when the disk hangs."""
+
+    def __init__(self, models_directory: Path, configured_paths: Mapping[str, str], registered: RegisteredModels) -> None:
+        self._models_directory = models_directory
+        self._configured_paths = dict(configured_paths)
+        self._registered = registered
+        self._disk = DiskCalls(at_once=limits.CATALOG_CALLS_MAX, seconds=limits.CATALOG_SECONDS)
+
+    async def available(self) -> list[ModelOnDisk]:
+        """Every model that is there, by id. Names and sizes only: whether a model is whole is checked when it is loaded."""
+        return await self._disk.run(self._list)
+
+    async def resolve(self, model_id: str) -> CatalogEntry:
+        """The model of this id, checked to be whole. `name.gguf` finds the model called `name`.
+
+        Raises:
+            Refusal: INVALID_VALUE (no possible id), MODEL_NOT_FOUND or DOWNLOADS_DISABLED (not here, and what to do), or what
+                `identify` finds wrong with its files.
+        """
+        check_model_id(model_id)
+        return await self._disk.run(partial(self._resolve, model_id))
+
+    async def register(self, model_id: str, path: str) -> CatalogEntry:
+        """Make a file or directory known under this id, from now on and after a restart.
+
+        Raises:
+            Refusal: INVALID_VALUE (no possible id; a path that is not absolute), or what `identify` finds wrong with its files:
+                nothing that could not be loaded is registered.
+        """
+        check_model_id(model_id)
+        # A lone surrogate or a NUL is no path on any disk, and could not be written down.
+        if not path.startswith("/") or not path.isprintable():
+            message = f"Path {path[: limits.MODEL_ID_CHARACTERS_MAX]!r} must be absolute and without control characters."
+            raise Refusal(ErrorCode.INVALID_VALUE, message, param="path")
+        return await self._disk.run(partial(self._register, model_id, Path(path)))
+
+    def _list(self) -> list[ModelOnDisk]:
+        found = {model.model_id: model for model in scan(self._models_directory)}
+        found |= {model_id: found_at(model_id, path) for model_id, path in self._named_paths().items()}
+        models = (_on_disk(found[model_id]) for model_id in sorted(found))
+        return [model for model in models if model is not None]
+
+    def _named_paths(self) -> dict[str, Path]:
+        configured = {model_id: Path(path).expanduser() for model_id, path in self._configured_paths.items()}
+        return configured | {model_id: Path(path) for model_id, path in self._registered.paths().items()}
+
+    def _resolve(self, model_id: str) -> CatalogEntry:
+        paths = self._named_paths()
+        if model_id in paths:
+            return _entry(model_id, paths[model_id])
+        models = scan(self._models_directory)
+        by_name = {name: found for found in models for name in found.also_known_as} | {
+            found.model_id: found for found in models
+        }
+        if model_id in by_name:
+            found = by_name[model_id]
+            return _entry(found.model_id, found.path)
+        raise unknown_model(model_id, [*paths, *by_name], str(self._models_directory))
+
+    def _register(self, model_id: str, path: Path) -> CatalogEntry:
+        entry = _entry(model_id, path)
+        self._registered.add(model_id, path)
+        return entry
+
+
+def _entry(model_id: str, path: Path) -> CatalogEntry:
+    identified = identify(path)
+    return CatalogEntry(
+        model_id=model_id, path=str(identified.path), format=identified.format, size_bytes=identified.size_bytes
+    )
+
+
+def _on_disk(found: Found) -> ModelOnDisk | None:
+    """The listing of a model, or None when it is not there (any more)."""
+    try:
+        return ModelOnDisk(
+            model_id=found.model_id,
+            path=str(found.path),
+            format=found.format,
+            size_bytes=size_on_disk_bytes(found.path, found.format),
+            modified_at_unix_seconds=found.path.stat().st_mtime,
+        )
+    except OSError:
+        return None
