@@ -1,0 +1,223 @@
+"""The scripted backend: serves `NAME.script.yaml` files (language: `script`) with the manners of a real one.
+
+It batches (one token per running request and step, one prefill chunk per step), has slots, respects pauses and the context
+length, and takes real time. Stop strings are refused; sampling has nothing to choose from.
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.limits import DEFAULT_MAX_TOKENS
+from lmx_protocol.messages import GenerateRequest, ModelFacts, ModelSpec, Usage
+from lmx_worker.backends.base import (
+    BackendStats,
+    Delta,
+    ErrorDelta,
+    FinishDelta,
+    LoadError,
+    LoadProgressCallback,
+    Prepared,
+    RequestError,
+)
+from lmx_worker.backends.scripted.liar import Liar
+from lmx_worker.backends.scripted.plan import FaultPlan, count_life
+from lmx_worker.backends.scripted.process_faults import commit, is_process_fault
+from lmx_worker.backends.scripted.run import Run
+from lmx_worker.backends.scripted.script import Answer, Fault, Script, Trigger, read_script
+
+BOOT_SCRIPT_VARIABLE = "LMX_SCRIPTED_BOOT"
+_VERSION = "1"
+_BOOT_TRIGGERS = ("import", "hello")
+# Nothing is due for longer than this: look for commands in between.
+_NAP_SECONDS = 0.01
+_WORD = re.compile(r"\s*\S+|\s+")
+
+
+class ScriptedBackend:
+    """A `Backend`, and the owner of the worker's `sabotage`."""
+
+    def __init__(self) -> None:
+        boot = os.environ.get(BOOT_SCRIPT_VARIABLE)
+        self._script = read_script(Path(boot)) if boot else Script()
+        boot_faults = tuple(fault for fault in self._script.faults if fault.on in _BOOT_TRIGGERS)
+        self._plan = FaultPlan(boot_faults, count_life(Path(boot), boot_faults) if boot else 1)
+        self.sabotage = Liar(self._reach)
+        self._chunk_tokens = 0
+        self._slots = 0
+        self._context_length = 0
+        self._runs: dict[str, Run] = {}
+        self._failed: list[Delta] = []
+        self._ballast = b""
+        self._tokens_prefilled = 0
+        self._tokens_decoded = 0
+
+    def import_libraries(self) -> str:
+        """See `Backend.import_libraries`; there is nothing to import."""
+        self._reach("import")
+        time.sleep(self._script.load.import_seconds)
+        return _VERSION
+
+    def load(self, spec: ModelSpec, progress: LoadProgressCallback) -> ModelFacts:
+        """See `Backend.load`."""
+        path = Path(spec.path)
+        try:
+            self._script = script = read_script(path)
+            faults = tuple(fault for fault in script.faults if fault.on not in _BOOT_TRIGGERS)
+            self._plan = FaultPlan(faults, count_life(path, faults))
+        except FileNotFoundError as error:
+            raise LoadError(ErrorCode.MODEL_NOT_FOUND, f"{path} does not exist") from error
+        except (OSError, ValueError) as error:
+            raise LoadError(ErrorCode.MODEL_PROBE_FAILED, f"{path} is no scripted model: {error}") from error
+        self._pretend_to_load(progress)
+        self._chunk_tokens = spec.prefill_chunk_tokens
+        self._slots = spec.slots
+        self._context_length = min(spec.context_length or script.context_length, script.context_length)
+        self.sabotage.loaded()
+        return ModelFacts(
+            backend="scripted",
+            backend_version=_VERSION,
+            architecture="script",
+            context_length=self._context_length,
+            train_context_length=script.context_length,
+            vocabulary_size=0,
+            parameters=0,
+            weights_bytes=script.load.bytes,
+            slots=spec.slots,
+            has_chat_template=True,
+            unsupported_fields=("stop", "logit_bias"),
+        )
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        """See `Backend.prepare`. Tokens are words; their ids are positions."""
+        if request.stop:
+            raise RequestError(ErrorCode.NOT_SUPPORTED, "a scripted model knows no stop strings", "stop")
+        if request.sampling.logit_bias:
+            raise RequestError(ErrorCode.NOT_SUPPORTED, "a scripted model has no logits to bias", "logit_bias")
+        words = _WORD.findall(_prompt_of(request))
+        room_tokens = self._context_length - len(words)
+        if room_tokens < 1:
+            raise RequestError(
+                ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+                f"the prompt has {len(words)} tokens, and the context is {self._context_length}; shorten the prompt",
+                "messages",
+            )
+        max_tokens = min(request.max_tokens or DEFAULT_MAX_TOKENS, room_tokens)
+        return Prepared(request=request, tokens=range(max(1, len(words))), max_tokens=max_tokens)
+
+    def has_room(self) -> bool:
+        """See `Backend.has_room`."""
+        return len(self._runs) < self._slots
+
+    def insert(self, prepared: Prepared) -> None:
+        """See `Backend.insert`."""
+        prompt = _prompt_of(prepared.request)
+        answer = next((answer for answer in self._script.answers if answer.contains in prompt), Answer(echo=True))
+        run = Run(
+            prepared,
+            prompt,
+            _echo_of(prepared.request) if answer.echo else answer.pieces,
+            answer,
+            chunk_seconds=self._script.prefill.chunk_seconds,
+            now=time.monotonic(),
+        )
+        self._runs[run.request_id] = run
+        self._reach("request", run)
+
+    def step(self) -> list[Delta]:
+        """See `Backend.step`. Naps for a moment when nothing is due yet, so that it is never deaf for longer."""
+        deltas, self._failed = self._failed, []
+        runs = [run for run in self._runs.values() if not run.paused]
+        now = time.monotonic()
+        first_due_at = min((run.due_at for run in runs), default=now)
+        if first_due_at > now:
+            time.sleep(min(first_due_at - now, _NAP_SECONDS))
+            now = time.monotonic()
+        has_prefilled = False
+        for run in runs:
+            if run.due_at > now:
+                continue
+            if not run.is_prefilling:
+                deltas += self._decode(run, now)
+            elif not has_prefilled:
+                has_prefilled = True
+                before = run.tokens_prefilled
+                deltas.append(run.prefill(self._chunk_tokens, now))
+                self._tokens_prefilled += run.tokens_prefilled - before
+        return deltas
+
+    def pause(self, request_id: str) -> None:
+        """See `Backend.pause`."""
+        self._runs[request_id].paused = True
+
+    def resume(self, request_id: str) -> None:
+        """See `Backend.resume`."""
+        self._runs[request_id].paused = False
+
+    def remove(self, request_id: str) -> Usage:
+        """See `Backend.remove`."""
+        run = self._runs.pop(request_id, None)
+        if run is None:
+            return Usage()
+        self._reach("cancel", run)
+        return run.usage
+
+    def stats(self) -> BackendStats:
+        """See `Backend.stats`."""
+        active = len(self._runs)
+        return BackendStats(active, self._tokens_prefilled, self._tokens_decoded, kv_used_ratio=active / max(1, self._slots))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._ballast = b""
+
+    def _decode(self, run: Run, now: float) -> list[Delta]:
+        self._reach("token", run, number=run.tokens_decoded + 1)
+        if run.request_id not in self._runs:
+            failed, self._failed = self._failed, []
+            return failed
+        deltas = run.decode(now)
+        self._tokens_decoded += 1
+        if isinstance(deltas[-1], FinishDelta):
+            del self._runs[run.request_id]
+        return deltas
+
+    def _pretend_to_load(self, progress: LoadProgressCallback) -> None:
+        plan = self._script.load
+        for index in range(plan.callbacks):
+            progress("weights", plan.bytes * index // plan.callbacks, plan.bytes)
+            if index == plan.callbacks // 2:
+                self._reach("load")
+
+            time.sleep(plan.seconds / plan.callbacks)
+        if plan.fail is not None:
+            raise LoadError(plan.fail, "the script says that this load fails")
+        self._ballast = b"\xa5" * plan.ballast_bytes
+        progress("weights", plan.bytes, plan.bytes)
+
+    def _reach(self, trigger: Trigger, run: Run | None = None, *, number: int = 1) -> None:
+        for fault in self._plan.due(trigger, prompt=run.prompt if run else "", number=number):
+            self._commit(fault, run)
+
+    def _commit(self, fault: Fault, run: Run | None) -> None:
+        if is_process_fault(fault):
+            commit(fault)
+        elif fault.do == "fail_request":
+            assert run is not None
+            del self._runs[run.request_id]
+            self._failed.append(ErrorDelta(run.request_id, ErrorCode.GENERATION_ERROR, fault.line))
+        else:
+            self.sabotage.arm(fault.do)
+
+
+def _prompt_of(request: GenerateRequest) -> str:
+    if request.prompt is not None:
+        return request.prompt
+    return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
+
+
+def _echo_of(request: GenerateRequest) -> list[str]:
+    text = request.prompt if request.prompt is not None else (request.messages[-1].content if request.messages else "")
+    return _WORD.findall(text) or ["(nothing)"]

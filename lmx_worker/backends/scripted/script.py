@@ -1,0 +1,186 @@
+"""The language of scripted models: a YAML file `NAME.script.yaml`, every key optional, unknown keys refused.
+
+    answers:                  # the first one whose `contains` is in the prompt is given; default: one that echoes
+      - contains: "France"    # "" fits every prompt
+        pieces: ["Par", "is", "."]        # one token each
+        tokens: 3             # how many tokens; the pieces are repeated as needed. Default: the pieces once
+        token_seconds: 0.02   # real time between two tokens; 0: one per step
+        finish: stop          # or `length`
+      - echo: true            # the words of the last message instead of pieces
+    prefill:
+      chunk_seconds: 0.1      # real time per chunk of the prompt (a token is a word)
+    load:
+      import_seconds: 0       # only with LMX_SCRIPTED_BOOT, see below
+      seconds: 2              # real time
+      callbacks: 20           # how often progress is told meanwhile
+      bytes: 1000000000       # what progress and facts claim as the size of the weights
+      ballast_bytes: 0        # memory the model really takes
+      fail: insufficient_memory           # end the load with this error code
+    context_length: 4096
+    faults:
+      - {on: token, number: 5, contains: "crash", do: segfault, lives: 1}
+
+A fault is *when* and *what*. When (`on`):
+
+    import, hello    while booting; the model is not known then, so these are read from the script that the environment
+                     variable LMX_SCRIPTED_BOOT names
+    load             half-way through the load
+    ready            with the first heartbeat after the model was loaded
+    request          `number`-th request since the load whose prompt contains `contains`, before its first step. The
+                     supervisor's canary is a request too
+    token            when the `number`-th token of any request whose prompt contains `contains` is due, before it is sent
+    cancel           `number`-th cancelled request
+    shutdown         the Shutdown message arrives
+
+`lives: N` confines a fault to the first N loads of the file (they are counted in `<file>.lives` beside it), so that a worker
+can crash once and be well after its restart.
+
+What (`do`):
+
+    exit, sys_exit          leave at once with `code`; or raise SystemExit(`code`) in the engine
+    segfault, abort, kill   SIGSEGV; SIGABRT after writing `line` to stderr; SIGKILL to itself
+    stop                    SIGSTOP to itself
+    stall                   the engine does nothing for `seconds` (0: for ever); beats go on
+    hold_gil                nothing in this process does anything any more
+    leak                    take `bytes_per_second` until `bytes` are taken
+    flood                   write `bytes` to `stream` (stdout, stderr) as `shape` (lines, one_line, binary)
+    raise                   raise in the engine, with `line` as the message: fails every running request
+    fail_request            fail the one request (on: request, token)
+    garbage                 send bytes that are no message
+    oversized               send a frame over the limit
+    second_hello            send a second Hello
+    seq_gap                 leave a hole in the next numbered text
+    double_finished         end the next finished request twice
+    foreign_request         send text for a request nobody made
+    ignore_credit           send without regard to credit, for requests that come after this
+    ignore_shutdown         never hear Shutdown again
+    mute                    never send anything again (on: hello: never say Hello)
+    wrong_version           say Hello in another protocol version (on: hello)
+
+Nothing here is random: the same requests in the same order give the same answers.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.states import FinishReason
+
+SUFFIX = ".script.yaml"
+SCRIPT_BYTES_MAX = 1024**2
+
+Seconds = Annotated[float, Meta(ge=0, le=86400)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Meta(ge=0, le=2**50)]
+
+Trigger = Literal["import", "hello", "load", "ready", "request", "token", "cancel", "shutdown"]
+ProcessFault = Literal["exit", "sys_exit", "segfault", "abort", "kill", "stop", "stall", "hold_gil", "leak", "flood", "raise"]
+WireLie = Literal[
+    "garbage",
+    "oversized",
+    "second_hello",
+    "seq_gap",
+    "double_finished",
+    "foreign_request",
+    "ignore_credit",
+    "ignore_shutdown",
+    "mute",
+    "wrong_version",
+]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the parts of a script."""
+
+
+class Answer(Section, frozen=True, kw_only=True):
+    """What to emit for a prompt."""
+
+    contains: str = ""
+    pieces: tuple[str, ...] = ()
+    echo: bool = False
+    tokens: Count | None = None
+    token_seconds: Seconds = 0.0
+    finish: FinishReason = FinishReason.STOP
+
+    def __post_init__(self) -> None:
+        if self.echo == bool(self.pieces):
+            raise ValueError("an answer has either `pieces` or `echo: true`")
+        for piece in self.pieces:
+            if not piece:
+                raise ValueError("an empty piece")
+            _check_text(piece)
+
+
+class Prefill(Section, frozen=True, kw_only=True):
+    """How prompts are processed."""
+
+    chunk_seconds: Seconds = 0.0
+
+
+class LoadPlan(Section, frozen=True, kw_only=True):
+    """How the load goes."""
+
+    import_seconds: Seconds = 0.0
+    seconds: Seconds = 0.0
+    callbacks: Count = 10
+    bytes: Bytes = 1_000_000
+    ballast_bytes: Bytes = 0
+    fail: ErrorCode | None = None
+
+
+class Fault(Section, frozen=True, kw_only=True):
+    """One misbehaviour and when it happens."""
+
+    on: Trigger
+    do: ProcessFault | WireLie | Literal["fail_request"]
+    number: Count = 1
+    contains: str = ""
+    lives: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    code: Annotated[int, Meta(ge=0, le=255)] = 3
+    line: str = "scripted fault"
+    seconds: Seconds = 0.0
+    bytes: Bytes = 256 * 1024**2
+    bytes_per_second: Bytes = 100 * 1024**2
+    stream: Literal["stdout", "stderr"] = "stderr"
+    shape: Literal["lines", "one_line", "binary"] = "lines"
+
+    def __post_init__(self) -> None:
+        if self.do == "fail_request" and self.on not in ("request", "token"):
+            raise ValueError("`fail_request` needs `on: request` or `on: token`")
+        if self.do == "wrong_version" and self.on != "hello":
+            raise ValueError("`wrong_version` needs `on: hello`")
+        _check_text(self.line)
+
+
+class Script(Section, frozen=True, kw_only=True):
+    """A whole scripted model."""
+
+    answers: tuple[Answer, ...] = (Answer(echo=True),)
+    prefill: Prefill = Prefill()
+    load: LoadPlan = LoadPlan()
+    context_length: Annotated[int, Meta(ge=2, le=1_048_576)] = 4096
+    faults: tuple[Fault, ...] = ()
+
+
+def read_script(path: Path) -> Script:
+    """Parse a script. Raises `OSError`, and `ValueError` naming the key and the reason."""
+    with path.open("rb") as file:
+        data = file.read(SCRIPT_BYTES_MAX + 1)
+    if len(data) > SCRIPT_BYTES_MAX:
+        raise ValueError(f"over {SCRIPT_BYTES_MAX} bytes")
+    try:
+        return msgspec.yaml.decode(data, type=Script)
+    # PyYAML's scanner recurses and decodes on its own.
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not encodable text: {error}") from error

@@ -1,0 +1,182 @@
+"""One request's way out: numbering, coalescing and credit. Pure: time comes in as an argument, events come out as values.
+
+Rules, in the order they matter:
+- Events leave in the order they were put in, numbered from 0 without gaps, and the terminal event is the last.
+- A `Text` event costs one frame and its UTF-8 bytes of credit; `Prefill` and terminal events are free, but keep their place.
+- Text is merged until 20 ms or 16 tokens have passed since the last frame; the first text goes at once, and so does all text of
+  a model that needs longer than that for a token.
+- Out of credit, text is merged further until it would have made `STALLED_FRAMES_MAX` frames; then the stream is `stalled`.
+"""
+
+from collections import deque
+
+import msgspec
+
+from lmx_protocol.limits import CREDIT_BYTES, FLUSH_MILLISECONDS, FLUSH_TOKENS, STALLED_FRAMES_MAX
+from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, Prefill, Terminal, Text, Usage
+
+_FLUSH_SECONDS = FLUSH_MILLISECONDS / 1000
+
+
+class _HeldText:
+    """Text that is final but not sent yet."""
+
+    __slots__ = ("text", "tokens")
+
+    def __init__(self, text: str, tokens: int) -> None:
+        self.text = text
+        self.tokens = tokens
+
+
+class RequestStream:
+    """The events of one request that are not sent yet."""
+
+    def __init__(self, request_id: str, *, credit_frames: int, credit_bytes: int) -> None:
+        self.request_id = request_id
+        self._credit_frames = credit_frames
+        self._credit_bytes = credit_bytes
+        self._next_seq = 0
+        self._pending: deque[_HeldText | Prefill | Terminal] = deque()
+        self._terminal: Terminal | None = None
+        self._ended = False
+        self._silent_tokens = 0
+        # Pacing: a frame's worth of text is complete when the interval or the token count since the last one is reached.
+        self._frame_at: float | None = None
+        self._fresh_tokens = 0
+        self._has_fresh_text = False
+        self._complete_frames = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event has been handed out."""
+        return self._ended
+
+    @property
+    def ending(self) -> bool:
+        """Whether the terminal event is known; it may still wait behind text that has no credit."""
+        return self._terminal is not None
+
+    @property
+    def stalled(self) -> bool:
+        """Whether so much text waits for credit that no more should be made."""
+        return self._complete_frames >= STALLED_FRAMES_MAX
+
+    @property
+    def flush_at(self) -> float | None:
+        """When text that is held back only for merging must go, or None."""
+        if not self._has_fresh_text or not self._has_credit or self._frame_at is None:
+            return None
+        return self._frame_at + _FLUSH_SECONDS
+
+    def grant(self, frames: int, bytes_: int) -> None:
+        """Allow further text."""
+        self._credit_frames += frames
+        self._credit_bytes += bytes_
+
+    def add_prefill(self, *, done_tokens: int, prompt_tokens: int, cached_tokens: int) -> None:
+        """Prompt tokens were processed."""
+        assert self._terminal is None
+        self._pending.append(
+            Prefill(
+                request_id=self.request_id, done_tokens=done_tokens, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens
+            )
+        )
+
+    def add_text(self, text: str, tokens: int, now: float) -> None:
+        """Text became final; with no text, the tokens are counted with the next one that has some."""
+        assert self._terminal is None
+        if not text:
+            self._silent_tokens += tokens
+            return
+        tokens += self._silent_tokens
+        self._silent_tokens = 0
+        last = self._pending[-1] if self._pending else None
+        if isinstance(last, _HeldText):
+            last.text += text
+            last.tokens += tokens
+        else:
+            self._pending.append(_HeldText(text, tokens))
+        self._fresh_tokens += tokens
+        self._has_fresh_text = True
+        self._pace(now)
+
+    def end(self, terminal: Terminal) -> None:
+        """The request is over; the event's `seq` is assigned when it leaves. Further ends are a bug of the caller."""
+        assert self._terminal is None
+        self._terminal = terminal
+        self._pending.append(terminal)
+
+    def cancel(self, usage: Usage) -> None:
+        """Nobody reads on: drop what was not sent and end as cancelled, also when the real end was known but not sent."""
+        assert not self._ended
+        if isinstance(self._terminal, Finished):
+            usage = self._terminal.usage
+        self._pending.clear()
+        self._has_fresh_text = False
+        self._complete_frames = 0
+        self._terminal = Cancelled(request_id=self.request_id, usage=usage)
+        self._pending.append(self._terminal)
+
+    def take(self, now: float) -> list[AnyRequestEvent]:
+        """Every event that may and should leave now, numbered."""
+        if not self._pending:
+            return []
+        self._pace(now)
+        events: list[AnyRequestEvent] = []
+        while self._pending:
+            head = self._pending[0]
+            if isinstance(head, _HeldText):
+                # Text waits for its frame to be complete, unless something waits behind it.
+                if self._complete_frames == 0 and len(self._pending) == 1:
+                    break
+                if not self._send_text(head, events):
+                    break
+            else:
+                self._number(head, events)
+            self._pending.popleft()
+        return events
+
+    @property
+    def _has_credit(self) -> bool:
+        return self._credit_frames > 0 and self._credit_bytes > 0
+
+    def _send_text(self, held: _HeldText, events: list[AnyRequestEvent]) -> bool:
+        """Send what the credit covers, cut between characters; True when nothing is left."""
+        while held.text and self._has_credit:
+            part, size_bytes = _fit(held.text, min(self._credit_bytes, CREDIT_BYTES))
+            if not part:
+                return False
+            self._credit_frames -= 1
+            self._credit_bytes -= size_bytes
+            self._number(Text(request_id=self.request_id, text=part, tokens=held.tokens), events)
+            held.text = held.text[len(part) :]
+            held.tokens = 0
+        if held.text:
+            return False
+        self._complete_frames = 0
+        self._fresh_tokens = 0
+        self._has_fresh_text = False
+        return True
+
+    def _number(self, event: AnyRequestEvent, events: list[AnyRequestEvent]) -> None:
+        events.append(msgspec.structs.replace(event, seq=self._next_seq))
+        self._next_seq += 1
+        self._ended = isinstance(event, Finished | Failed | Cancelled)
+
+    def _pace(self, now: float) -> None:
+        if not self._has_fresh_text:
+            return
+        if self._frame_at is None or self._fresh_tokens >= FLUSH_TOKENS or now - self._frame_at >= _FLUSH_SECONDS:
+            self._frame_at = now
+            self._fresh_tokens = 0
+            self._has_fresh_text = False
+            self._complete_frames += 1
+
+
+def _fit(text: str, bytes_max: int) -> tuple[str, int]:
+    """The longest prefix of whole characters within `bytes_max` UTF-8 bytes, and its size."""
+    encoded = text.encode()
+    if len(encoded) <= bytes_max:
+        return text, len(encoded)
+    part = encoded[:bytes_max].decode(errors="ignore")
+    return part, len(part.encode())
