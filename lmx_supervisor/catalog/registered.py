@@ -7,7 +7,7 @@ from pathlib import Path
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_supervisor.core.refusal import Refusal
-from lmx_supervisor.runtime.atomic_file import AtomicWriteError, Document, read_document, write_document
+from lmx_supervisor.runtime.atomic_file import FileWriteError, Document, read_document, write_document
 
 _log = logging.getLogger(__name__)
 
@@ -54,5 +54,5 @@ class RegisteredModels:
             self._models = models
             try:
                 write_document(self._file, _Registrations(models=models))
-            except AtomicWriteError as error:
+            except FileWriteError as error:
                 _log.warning("model %s is registered until the service stops only: %s", model_id, error)

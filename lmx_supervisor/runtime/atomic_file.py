@@ -46,7 +46,7 @@ class ReadDocument(msgspec.Struct, Generic[DocumentType], frozen=True, kw_only=T
     """Where the unusable file is now; None with a `problem` when it could not even be renamed."""
 
 
-class AtomicWriteError(Exception):
+class FileWriteError(Exception):
     """The disk did not take a file; the old content is still there. Losing a state file must never stop the service."""
 
     def __init__(self, path: Path, cause: OSError) -> None:
@@ -63,7 +63,7 @@ class AtomicWriteError(Exception):
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` by `data` (mode 0600); after a crash at any moment the old or the new content is there, never a mix.
 
-    A missing parent directory is created, private. Raises `AtomicWriteError`.
+    A missing parent directory is created, private. Raises `FileWriteError`.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
     try:
@@ -77,11 +77,11 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise
         _sync_directory(path.parent)
     except OSError as error:
-        raise AtomicWriteError(path, error) from error
+        raise FileWriteError(path, error) from error
 
 
 def write_document(path: Path, document: Document) -> None:
-    """Replace `path` by a versioned document, as JSON for people. Raises `AtomicWriteError`."""
+    """Replace `path` by a versioned document, as JSON for people. Raises `FileWriteError`."""
     write_atomically(path, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
 
 
