@@ -7,7 +7,7 @@ from pathlib import Path
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_supervisor.core.refusal import Refusal
-from lmx_supervisor.runtime.atomic_file import FileWriteError, Document, read_document, write_document
+from lmx_supervisor.runtime.atomic_file import Document, FileWriteError, read_document, write_document
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,101 @@
+"""How much memory this host has and how much is in use; inside a container, the container's share.
+
+Linux: the machine by psutil, narrowed by every cgroup (v2 or v1) on the way up whose limit is smaller than the machine.
+macOS: psutil alone (not run).
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from lmx_supervisor.core.service import HostMemory
+
+_PROC_CGROUP = Path("/proc/self/cgroup")
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+class CgroupMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """One cgroup with a memory limit."""
+
+    limit_bytes: int
+    used_bytes: int
+    """Without file cache that the kernel would give back at once."""
+
+
+class _CgroupFiles(msgspec.Struct, frozen=True):
+    """What the files of one cgroup version are called."""
+
+    limit: str
+    used: str
+    reclaimable: str
+    """The line of memory.stat that counts idle file cache, in bytes."""
+
+
+_VERSION_2 = _CgroupFiles("memory.max", "memory.current", "inactive_file")
+_VERSION_1 = _CgroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def read_host_memory() -> HostMemory:
+    """The memory at this moment; a handful of small reads from kernel files, which never wait for a disk."""
+    machine = psutil.virtual_memory()
+    cgroups = list(cgroup_memories(_PROC_CGROUP, _CGROUP_ROOT)) if sys.platform == "linux" else []
+    return host_memory(machine.total, machine.available, cgroups)
+
+
+def host_memory(machine_total_bytes: int, machine_available_bytes: int, cgroups: list[CgroupMemory]) -> HostMemory:
+    """What is there for us: the machine, narrowed by the cgroups whose limit is smaller than it. Pure."""
+    limiting = [cgroup for cgroup in cgroups if cgroup.limit_bytes < machine_total_bytes]
+    total_bytes = min([machine_total_bytes, *(cgroup.limit_bytes for cgroup in limiting)])
+    free_in_cgroups = (max(0, cgroup.limit_bytes - cgroup.used_bytes) for cgroup in limiting)
+    available_bytes = min([machine_available_bytes, total_bytes, *free_in_cgroups])
+    used_bytes = total_bytes - available_bytes
+    return HostMemory(
+        total_bytes=total_bytes,
+        used_bytes=used_bytes,
+        available_bytes=available_bytes,
+        used_percent=100.0 * used_bytes / total_bytes if total_bytes else 0.0,
+    )
+
+
+def cgroup_memories(proc_cgroup: Path, root: Path) -> Iterator[CgroupMemory]:
+    """The limited cgroups this process is in, from its own up to the root of the hierarchy.
+
+    A limit set anywhere above binds too. Inside a container the path of the host may not exist under the mounted root; the
+    root itself is then the container's own group, and is always looked at.
+    """
+    try:
+        memberships = proc_cgroup.read_text()
+    except OSError:
+        return
+    for membership in memberships.splitlines():
+        _, _, rest = membership.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            hierarchy, files = root, _VERSION_2
+        elif "memory" in controllers.split(","):
+            hierarchy, files = root / "memory", _VERSION_1
+        else:
+            continue
+        own = hierarchy / path.lstrip("/")
+        for directory in [own, *own.parents]:
+            if directory.is_relative_to(hierarchy):
+                yield from _cgroup_memory(directory, files)
+
+
+def _cgroup_memory(directory: Path, files: _CgroupFiles) -> Iterator[CgroupMemory]:
+    # "max" means no limit; the root of version 2 has no such files at all.
+    with suppress(OSError, ValueError):
+        limit_bytes = int((directory / files.limit).read_text())
+        used_bytes = int((directory / files.used).read_text())
+        reclaimable_bytes = _stat_value((directory / "memory.stat").read_text(), files.reclaimable)
+        yield CgroupMemory(limit_bytes=limit_bytes, used_bytes=max(0, used_bytes - reclaimable_bytes))
+
+
+def _stat_value(text: str, name: str) -> int:
+    """The number after `name` in a memory.stat, or 0."""
+    pairs = (line.split() for line in text.splitlines())
+    return next((int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0] == name), 0)
