@@ -284,6 +284,8 @@ class Fleet:
             slot.note(now, f"protocol violation: {event.detail}")
         self._state.tell("protocol_violation", model_id=incarnation.model_id, detail=event.detail, alarming=True)
         self._roster.end(incarnation, KillCause.VIOLATION, now)
+        if slot is not None:
+            self._settle_after_requests(slot, now)
 
     # --- requests -----------------------------------------------------------------------------------------------------------
 

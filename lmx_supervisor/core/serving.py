@@ -78,7 +78,10 @@ class Serving:
     # --- leasing ------------------------------------------------------------------------------------------------------
 
     def dispatch(self, slot: Slot, now: float) -> None:
-        """Lease waiting requests while the worker has room."""
+        """Lease waiting requests while the worker has room. A worker that is being ended gets no more: they wait for the next."""
+        incarnation = self._state.incarnation_of(slot)
+        if incarnation is None or incarnation.ladder is not None:
+            return
         while slot.state in SERVING and slot.waiting and len(slot.running) < slot.capacity():
             entry = self._state.ledger.get(slot.waiting.popleft())
             assert entry is not None
@@ -155,7 +158,8 @@ class Serving:
         incarnation.ended_requests[entry.request_id] = None
         while len(incarnation.ended_requests) > _ENDED_REMEMBERED_MAX:
             incarnation.ended_requests.pop(next(iter(incarnation.ended_requests)))
-        self._deliver_failed(entry.request_id, code, message)
+        if not entry.internal:
+            self._deliver_failed(entry.request_id, code, message)
 
     def cut_running(self, slot: Slot, incarnation: Incarnation, message: str) -> None:
         """End the requests that outlasted a drain."""

@@ -183,3 +183,14 @@ def _readiness(stage: Stage) -> Readiness:
     worker = fleet_view(stage.fleet.state, stage.now, stage.now).worker("m")
     assert worker is not None
     return worker.readiness.state
+
+
+def test_nobody_hears_of_a_canary_that_a_shutdown_cut_short(stage: Stage) -> None:
+    """The canary is ours: its end is never delivered as if a client had asked."""
+    stage.load()
+    stage.hello()
+    stage.loaded()
+    stage.unload()
+    stage.tick(Policy().drain_seconds + 1)
+
+    assert stage.of(a.Deliver) == []

@@ -215,3 +215,15 @@ def test_a_drain_ends_what_outlasts_it(stage: Stage) -> None:
 
     assert end.code is ErrorCode.SHUTTING_DOWN
     assert a.WorkerSignal.TERMINATE in stage.signals()
+
+
+def test_a_worker_that_is_being_ended_gets_no_new_request(stage: Stage) -> None:
+    """After a violation the next request waits for the next incarnation instead of dying with this one."""
+    stage.ready()
+    stage.text("stranger", 0)
+    stage.ask("r")
+    assert [g.request.request_id for g in stage.sent(Generate) if g.request.request_id == "r"] == []
+    stage.die()
+    stage.come_up()
+
+    assert stage.sent(Generate)[-1].request.request_id == "r"

@@ -1,0 +1,148 @@
+"""The service as the gateway and the command line see it: catalog, configuration and fleet behind one port.
+
+Satisfies `core.service.Service`. Loads belong to the service, not to the caller that asked: each runs in a task of its own,
+and a caller that goes away only stops waiting.
+"""
+
+import asyncio
+import logging
+import time
+
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import GenerateRequest, ModelSpec
+from lmx_protocol.states import BACKEND_OF_FORMAT, BackendName, ModelFormat
+from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
+from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.refusal import Refusal
+from lmx_supervisor.core.service import Answer, LoadOrder, LoadOutcome, ModelOnDisk, ServiceStatus, UnloadOutcome
+from lmx_supervisor.core.slot import COMING, SERVING
+from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.observe.host_memory import read_host_memory
+from lmx_supervisor.runtime.supervisor import Supervisor
+
+log = logging.getLogger("lmx.service")
+
+_BACKEND_ALIASES: dict[str, BackendName] = {
+    "llamacpp": BackendName.LLAMACPP,
+    "gguf": BackendName.LLAMACPP,
+    "mlx": BackendName.MLX,
+    "mlx-lm": BackendName.MLX,
+    "vllm-mlx": BackendName.MLX,
+    "scripted": BackendName.SCRIPTED,
+}
+"""Names an operator may use; the predecessor's mean the backend that took their place."""
+
+
+class LocalService:
+    """One host's models. Create it on a running loop."""
+
+    def __init__(self, config: Config, catalog: Catalog, supervisor: Supervisor) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._supervisor = supervisor
+        self._loads: dict[str, asyncio.Task[LoadOutcome]] = {}
+        self._started_at = time.monotonic()
+        self._started_at_unix = time.time()
+        self._startup_complete = False
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._config
+
+    def fleet(self) -> FleetView:
+        """All workers at this moment."""
+        return self._supervisor.view()
+
+    def status(self) -> ServiceStatus:
+        """The service at this moment."""
+        return ServiceStatus(
+            uptime_seconds=time.monotonic() - self._started_at,
+            started_at_unix_seconds=self._started_at_unix,
+            memory=read_host_memory(),
+            loop_lag_seconds=self._supervisor.loop_lag_seconds,
+            loop_lag_max_seconds=self._supervisor.loop_lag_max_seconds,
+            startup_complete=self._startup_complete,
+            safe_mode=False,
+        )
+
+    def submit(self, request: GenerateRequest) -> Answer:
+        """Queue a generation."""
+        return self._supervisor.submit(request)
+
+    async def available(self) -> list[ModelOnDisk]:
+        """The models on disk."""
+        return await self._catalog.available()
+
+    async def unload(self, model_id: str) -> UnloadOutcome:
+        """Drain and stop a model. Raises `Refusal`."""
+        return await self._supervisor.unload(model_id)
+
+    async def load(self, order: LoadOrder) -> LoadOutcome:
+        """Have a model served. Raises `Refusal`."""
+        load = self._loads.get(order.model_id)
+        if load is None:
+            load = self._start_load(order, at_start=False)
+        return await asyncio.shield(load)
+
+    async def load_at_start(self, model_ids: tuple[str, ...]) -> None:
+        """Load the models that are to be there from the start, one after the other; a failure is logged, not raised."""
+        for model_id in model_ids:
+            try:
+                await self._start_load(LoadOrder(model_id=model_id), at_start=True)
+            except Refusal as refusal:
+                log.warning("auto_load_failed", extra={"model_id": model_id, "code": refusal.code, "text": refusal.message})
+        self._startup_complete = True
+
+    def _start_load(self, order: LoadOrder, *, at_start: bool) -> "asyncio.Task[LoadOutcome]":
+        load = asyncio.get_running_loop().create_task(self._load(order, at_start=at_start))
+        self._loads[order.model_id] = load
+        load.add_done_callback(lambda done: self._load_ended(order.model_id, done))
+        return load
+
+    def _load_ended(self, model_id: str, load: "asyncio.Task[LoadOutcome]") -> None:
+        if self._loads.get(model_id) is load:
+            del self._loads[model_id]
+        if not load.cancelled() and load.exception() is not None:
+            log.info("load_refused", extra={"model_id": model_id, "text": str(load.exception())})
+
+    async def _load(self, order: LoadOrder, *, at_start: bool) -> LoadOutcome:
+        worker = self._supervisor.view().worker(order.model_id)
+        if order.path is None and worker is not None and worker.state in SERVING | COMING:
+            # Its files may be gone by now; that is no reason to refuse what is served already. The core decides what follows.
+            spec = self._spec(order, worker.model_id, worker.path, worker.format)
+            return await self._supervisor.load(spec, worker.backend, at_start=at_start)
+        if order.path is None:
+            entry = await self._catalog.resolve(order.model_id)
+        else:
+            entry = await self._catalog.register(order.model_id, order.path)
+        backend = _backend_for(order, entry)
+        spec = self._spec(order, entry.model_id, entry.path, entry.format)
+        return await self._supervisor.load(spec, backend, at_start=at_start)
+
+    def _spec(self, order: LoadOrder, model_id: str, path: str, format_: ModelFormat) -> ModelSpec:
+        models = self._config.models
+        return ModelSpec(
+            model_id=model_id,
+            path=path,
+            format=format_,
+            context_length=order.max_context_length or models.context_length,
+            slots=order.slots or models.slots,
+            prefill_chunk_tokens=models.prefill_chunk_tokens,
+            gpu_layers=models.gpu_layers,
+            threads=models.threads,
+        )
+
+
+def _backend_for(order: LoadOrder, entry: CatalogEntry) -> str:
+    suited = BACKEND_OF_FORMAT[entry.format]
+    if order.backend is None:
+        return suited
+    wanted = _BACKEND_ALIASES.get(order.backend)
+    if wanted is None:
+        names = ", ".join(sorted(_BACKEND_ALIASES))
+        raise Refusal(ErrorCode.INVALID_VALUE, f"Unknown backend '{order.backend[:64]}'; known are {names}.", param="backend")
+    if wanted is not suited:
+        text = f"Backend {wanted} cannot serve '{entry.model_id}', which is a {entry.format} model; {suited} can."
+        raise Refusal(ErrorCode.MODEL_UNSUPPORTED_BACKEND, text, param="backend")
+    return wanted

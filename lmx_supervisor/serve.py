@@ -1,0 +1,188 @@
+"""`lmx serve`: configuration, locks, sockets, signals, and the service until somebody stops it.
+
+The port listens before anything is loaded. The first SIGTERM or SIGINT drains, the second shortens the drain, the third
+leaves at once (the workers follow by themselves). A clean stop exits 0.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import setproctitle
+
+from lmx_protocol import limits
+from lmx_supervisor.catalog.demo import DEMO_MODEL_ID, find_demo_model
+from lmx_supervisor.config.error import ConfigError
+from lmx_supervisor.config.home import home_directory
+from lmx_supervisor.config.load import LoadedConfig, load_config
+from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.refusal import Refusal
+from lmx_supervisor.gateway.app import create_app
+from lmx_supervisor.gateway.listener import serve_http
+from lmx_supervisor.host import Running, running_service
+from lmx_supervisor.observe.logs import setup_logging
+from lmx_supervisor.runtime.atomic_file import FileWriteError, write_atomically
+from lmx_supervisor.runtime.instance_lock import AlreadyRunningError, InstanceLock
+from lmx_supervisor.runtime.open_files import raise_open_files_limit
+from lmx_supervisor.runtime.run_dir import RunDirError
+
+log = logging.getLogger("lmx.serve")
+
+_FAILED = 1
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line said."""
+
+    config_file: Path | None = None
+    flags: dict[str, Any] = {}
+    """Dotted key → value."""
+    demo: bool = False
+    models: tuple[str, ...] = ()
+    """Files or directories to serve beside the configured ones."""
+
+
+def run(options: ServeOptions) -> int:
+    """Serve until stopped; returns the exit code."""
+    os.umask(0o077)
+    home = home_directory()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        loaded = load_config(file=options.config_file, flags=options.flags, environ=os.environ, home=home)
+        paths = _paths_from(options)
+        lock = InstanceLock(home)
+    except (ConfigError, Refusal, AlreadyRunningError, OSError) as error:
+        return _refuse(error)
+    with contextlib.closing(lock):
+        try:
+            listener = _bind(loaded.config)
+        except OSError as error:
+            server = loaded.config.server
+            return _refuse(f"cannot listen on {server.host} port {server.port}: {error.strerror}; choose another with --port")
+        with listener, _logging(loaded.config):
+            try:
+                asyncio.run(_serve(loaded, home, listener, paths))
+            except RunDirError as error:
+                return _refuse(error)
+    return 0
+
+
+def _refuse(error: Exception | str) -> int:
+    print(f"lmx serve: {error}", file=sys.stderr)  # noqa: T201 - the one line an operator reads
+    return _FAILED
+
+
+def _paths_from(options: ServeOptions) -> dict[str, str]:
+    """Model id → path of the models named on the command line. Raises `Refusal` when the demo model is not installed."""
+    paths = {
+        Path(path).name.removesuffix(".gguf").removesuffix(".script.yaml"): str(Path(path).absolute())
+        for path in options.models
+    }
+    if options.demo:
+        paths[DEMO_MODEL_ID] = str(find_demo_model())
+    return paths
+
+
+def _bind(config: Config) -> socket.socket:
+    """The listening socket. Raises `OSError`."""
+    family = socket.AF_INET6 if ":" in config.server.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.server.host, config.server.port))
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def _logging(config: Config):  # type: ignore[no-untyped-def]
+    secrets = [key for key in (config.security.admin_key, config.security.inference_api_key) if key]
+    closer = setup_logging(config.logging, secrets)
+    try:
+        yield
+    finally:
+        closer()
+
+
+async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, paths: dict[str, str]) -> None:
+    config = loaded.config
+    url = _url_of(listener)
+    setproctitle.setproctitle(f"opta_lmx: serving {url}")
+    open_files = raise_open_files_limit()
+    http_stop = asyncio.Event()
+    async with running_service(config, home, paths) as running:
+        http = asyncio.create_task(serve_http(create_app(running.service), config, [listener], http_stop))
+        try:
+            _announce(home, url)
+            log.info(
+                "started", extra={"url": url, "pid": os.getpid(), "open_files_max": open_files, "config_file": str(loaded.file)}
+            )
+            _warn_when_open_to_others(config)
+            wanted = tuple(dict.fromkeys((*config.models.auto_load, *paths)))
+            loading = asyncio.create_task(running.service.load_at_start(wanted))
+            await _until_stopped(running, config, http)
+            loading.cancel()
+        finally:
+            http_stop.set()
+            await http
+            (home / "server.json").unlink(missing_ok=True)
+    log.info("stopped")
+
+
+async def _until_stopped(running: Running, config: Config, http: "asyncio.Task[None]") -> None:
+    """Wait for a signal, then drain; the HTTP side stays up meanwhile and tells new requests to come back."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    received = 0
+
+    def stop_asked() -> None:
+        nonlocal received
+        received += 1
+        if received == 1:
+            log.info("stopping", extra={"drain_seconds": config.server.drain_seconds})
+            stop.set()
+        elif received == 2:
+            running.supervisor.shorten_drain(limits.DRAIN_SECOND_SIGNAL_SECONDS)
+        else:
+            os._exit(_FAILED)
+
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, stop_asked)
+    asked = asyncio.create_task(stop.wait())
+    await asyncio.wait([asked, http], return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    await running.supervisor.drain(config.server.drain_seconds)
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _announce(home: Path, url: str) -> None:
+    """Tell the command line where we are. A disk that cannot take it stops nothing."""
+    try:
+        write_atomically(home / "server.json", msgspec.json.encode({"url": url, "pid": os.getpid()}))
+    except FileWriteError as error:
+        log.warning("announce_failed", extra={"text": str(error)})
+
+
+def _warn_when_open_to_others(config: Config) -> None:
+    loopback = config.server.host in ("127.0.0.1", "::1", "localhost")
+    if not loopback and not (config.security.admin_key and config.security.inference_api_key):
+        log.warning(
+            "open_to_others",
+            extra={"host": config.server.host, "text": "no keys are set: anyone who reaches the port may use it"},
+        )
