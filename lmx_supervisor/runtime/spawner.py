@@ -32,6 +32,7 @@ _ENVIRONMENT_ALLOWED = frozenset(
         "PYTHONPATH",
         "LD_LIBRARY_PATH",
         "SSL_CERT_FILE",
+        "LMX_SCRIPTED_BOOT",
     }
 )
 _ENVIRONMENT_FIXED = {
