@@ -66,8 +66,9 @@ def load_config(*, file: Path | None, flags: Mapping[str, Any], environ: Mapping
             origins[dotted] = origin
     config = _built(values)
     for broken in broken_rules(config):
-        dotted = ".".join(broken.key.split(".")[:2])
-        source = layers[origins[dotted]][0] if origins[dotted] in layers else "configuration"
+        # A default cannot be to blame: the one that clashes with it was written somewhere.
+        involved = [origins[_dotted(key)] for key in (broken.key, broken.clashes_with)]
+        source = next(layers[origin][0] for origin in involved if origin is not Origin.DEFAULT)
         raise ConfigError(source, _name_at(source, broken.key), broken.reason)
     return LoadedConfig(config=config, file=path, origins=origins)
 
@@ -78,6 +79,11 @@ def _checked(key: Key, raw: Any, source: str) -> Any:
     except (msgspec.ValidationError, RecursionError) as error:
         got = "" if key.secret else f", got {_shown(raw)}"
         raise ConfigError(source, _name_at(source, key.dotted), f"expected {key.expected}{got}") from error
+
+
+def _dotted(key: str) -> str:
+    """The configuration key of an entry within it: `models.paths` of `models.paths.some/model`."""
+    return ".".join(key.split(".")[:2])
 
 
 def _shown(value: Any) -> str:

@@ -9,9 +9,10 @@ from lmx_supervisor.config.schema import Config
 
 
 class BrokenRule(msgspec.Struct, frozen=True):
-    """The key to change, and why."""
+    """The key to change, the other key it clashes with (or the same one), and why."""
 
     key: str
+    clashes_with: str
     reason: str
 
 
@@ -39,11 +40,11 @@ def _broken_orders(config: Config) -> list[BrokenRule]:
          "supervision.c_watchdog_seconds", supervision.c_watchdog_seconds),
     ]  # fmt: skip
     return [
-        BrokenRule(key, f"{value:g} must not exceed {limit_key} ({limit:g})")
+        BrokenRule(key, limit_key, f"{value:g} must not exceed {limit_key} ({limit:g})")
         for key, value, limit_key, limit in must_not_exceed
         if value > limit
     ] + [
-        BrokenRule(key, f"{value:g} must be less than {limit_key} ({limit:g})")
+        BrokenRule(key, limit_key, f"{value:g} must be less than {limit_key} ({limit:g})")
         for key, value, limit_key, limit in must_stay_below
         if value >= limit
     ]
@@ -57,11 +58,11 @@ def _broken_paths(config: Config) -> list[BrokenRule]:
         *((f"models.paths.{model_id}", path) for model_id, path in config.models.paths.items()),
     ]
     return [
-        BrokenRule(key, f"'{path}' must be an absolute path or start with ~/")
+        BrokenRule(key, key, f"'{path}' must be an absolute path or start with ~/")
         for key, path in paths
         if path is not None and not (PurePath(path).is_absolute() or path.startswith("~/"))
     ] + [
-        BrokenRule("models.paths", f"a model id must have at most {limits.MODEL_ID_CHARACTERS_MAX} characters")
+        BrokenRule("models.paths", "models.paths", f"a model id must have at most {limits.MODEL_ID_CHARACTERS_MAX} characters")
         for model_id in config.models.paths
         if len(model_id) > limits.MODEL_ID_CHARACTERS_MAX
     ]
@@ -71,7 +72,7 @@ def _missing_keys(config: Config) -> list[BrokenRule]:
     if config.security.profile != "cloud":
         return []
     return [
-        BrokenRule(f"security.{name}", "must be set, because security.profile is cloud")
+        BrokenRule(f"security.{name}", "security.profile", "must be set, because security.profile is cloud")
         for name in ("admin_key", "inference_api_key")
         if getattr(config.security, name) is None
     ]
