@@ -2,7 +2,7 @@
 
 from lmx_protocol.states import READINESS
 from lmx_supervisor.core.health import is_suspect
-from lmx_supervisor.core.slot import Slot
+from lmx_supervisor.core.slot import SERVING, Slot
 from lmx_supervisor.core.state import FleetState
 from lmx_supervisor.core.views import ExitView, FleetView, LoadProgressView, ReadinessView, SpareView, WorkerView
 
@@ -28,7 +28,6 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         return None if at is None else unix_now - (now - at)
 
     incarnation = state.incarnation_of(slot)
-    reason = slot.quarantine_reason or (slot.last_exit.text if slot.last_exit is not None else None)
     return WorkerView(
         model_id=slot.model_id,
         path=slot.spec.path,
@@ -37,7 +36,7 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         incarnation=slot.incarnation,
         pid=incarnation.pid if incarnation else None,
         state=slot.state,
-        readiness=ReadinessView(state=READINESS[slot.state], reason=reason, crash_count=slot.failures.consecutive),
+        readiness=ReadinessView(state=READINESS[slot.state], reason=_why_not_routable(slot), crash_count=slot.failures.consecutive),
         wanted=slot.wanted,
         state_since_unix_seconds=unix_now - (now - slot.state_since),
         loaded_at_unix_seconds=unix(slot.ready_at),
@@ -59,6 +58,12 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         last_exit=_exit_view(slot, now, unix_now),
         facts=slot.facts,
     )
+
+
+def _why_not_routable(slot: Slot) -> str | None:
+    if slot.state in SERVING:
+        return None
+    return slot.quarantine_reason or (slot.last_exit.text if slot.last_exit is not None else None)
 
 
 def _is_a_clients(state: FleetState, request_id: str) -> bool:
