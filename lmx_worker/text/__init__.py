@@ -1,1 +1,1 @@
-"""From tokens to clean text: templates, incremental UTF-8, stop strings. Shared by the backends."""
+"""From messages to prompts, from tokens to clean text: templates, UTF-8, stop strings. Shared by the backends."""

@@ -1,0 +1,325 @@
+"""The llama.cpp backend: many requests in one context, one batch per step.
+
+A step's batch holds one token of every decoding request and, in fair shares, the next prompt tokens of the others, so that a
+long prompt slows the running streams but never stops them. Decisions live in `slots`, native calls in `weights`, `context` and
+`sampler`; this module only puts them together.
+"""
+
+import time
+from typing import Any
+
+from lmx_protocol import limits
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import GenerateRequest, ModelFacts, ModelSpec, Usage
+from lmx_worker.backends.base import (
+    BackendStats,
+    Delta,
+    ErrorDelta,
+    FinishDelta,
+    LoadError,
+    LoadProgressCallback,
+    Prepared,
+    RequestError,
+)
+from lmx_worker.backends.llamacpp.context import DecodeContext, DecodeFailedError, open_context
+from lmx_worker.backends.llamacpp.generation import Generation
+from lmx_worker.backends.llamacpp.sampler import TokenSampler, check_sampling
+from lmx_worker.backends.llamacpp.slots import Slot, place, share_prefill
+from lmx_worker.backends.llamacpp.weights import Weights, load_weights
+from lmx_worker.text.assembler import TextAssembler
+
+_CONTEXT_LENGTH = 4096
+"""Tokens per sequence where the order leaves it to us and the model was trained for more."""
+
+
+class LlamaCppBackend:
+    """`base.Backend` on llama-cpp-python's low-level API."""
+
+    def __init__(self, *, cells: int | None = None) -> None:
+        """`cells` bounds the key/value memory of all sequences together; None: enough for every sequence at full length."""
+        self._cells_wanted = cells
+        self._api: Any = None
+        self._version = ""
+        self._weights: Weights | None = None
+        self._context: DecodeContext | None = None
+        self._template: Any = None
+        self._slots: list[Slot] = []
+        self._generations: dict[str, Generation] = {}
+        self._context_length = 0
+        self._prefill_chunk_tokens = 0
+        self._uses = 0
+        self._tokens_prefilled = 0
+        self._tokens_decoded = 0
+        self._stats = BackendStats(0, 0, 0, 0.0)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def import_libraries(self) -> str:
+        """Import llama-cpp-python and jinja2; return the former's version. Raises `ImportError`."""
+        try:
+            import llama_cpp
+            import llama_cpp.llama_cpp as api
+
+            import lmx_worker.text.template  # noqa: F401 - paid for now, used at load
+        except (OSError, RuntimeError) as error:
+            raise ImportError(f"llama-cpp-python does not work here: {error}") from error
+        self._api = api
+        self._version = str(llama_cpp.__version__)
+        return self._version
+
+    def load(self, spec: ModelSpec, progress: LoadProgressCallback) -> ModelFacts:
+        """Load weights, context and chat template. Raises `LoadError`."""
+        if self._api is None:
+            self.import_libraries()
+        weights = self._weights = load_weights(self._api, spec, progress)
+        self._context_length = min(spec.context_length or _CONTEXT_LENGTH, weights.train_context_length)
+        self._prefill_chunk_tokens = spec.prefill_chunk_tokens
+        cells = self._cells_wanted or self._context_length * spec.slots
+        try:
+            source = self._load_template(weights)
+            self._context = open_context(self._api, weights, spec, context_length=self._context_length, cells=cells)
+        except LoadError:
+            self.close()
+            raise
+        self._slots = [Slot(sequence) for sequence in range(spec.slots)]
+        return ModelFacts(
+            backend="llamacpp",
+            backend_version=self._version,
+            architecture=weights.architecture,
+            context_length=self._context_length,
+            train_context_length=weights.train_context_length,
+            vocabulary_size=weights.vocabulary_size,
+            parameters=weights.parameters,
+            weights_bytes=weights.weights_bytes,
+            slots=spec.slots,
+            has_chat_template=source is not None,
+        )
+
+    def close(self) -> None:
+        """Free everything; idempotent."""
+        for generation in self._generations.values():
+            generation.sampler.close()
+        self._generations.clear()
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+        if self._weights is not None:
+            self._weights.close()
+            self._weights = None
+
+    def _load_template(self, weights: Weights) -> str | None:
+        from lmx_worker.text.template import CHATML, ChatTemplate, TemplateSyntaxError
+
+        source = weights.chat_template()
+        try:
+            self._template = ChatTemplate(source or CHATML, bos_token=weights.bos_text, eos_token=weights.eos_text)
+        except TemplateSyntaxError as error:
+            raise LoadError(ErrorCode.MODEL_PROBE_FAILED, str(error)) from error
+        return source
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        """Template, tokenize and check against the context. Raises `RequestError`. Thread-safe."""
+        weights = self._weights
+        assert weights is not None
+        check_sampling(request.sampling, weights.vocabulary_size)
+        param = "messages" if request.prompt is None else "prompt"
+        if request.prompt is None:
+            text = self._template.render(request.messages)
+            # Most templates write the first token themselves; the tokenizer must not write it again.
+            tokens = weights.tokenize(text, add_special=not (weights.bos_text and text.startswith(weights.bos_text)))
+        else:
+            tokens = weights.tokenize(request.prompt, add_special=True)
+        if not tokens:
+            raise RequestError(ErrorCode.INVALID_REQUEST, f"{param} must not be empty", param=param)
+        room = self._context_length - len(tokens)
+        if room < 1:
+            raise RequestError(
+                ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+                f"This model's context holds {self._context_length} tokens, prompt and answer together, and the prompt alone "
+                f"has {len(tokens)}. Shorten it, or load the model with a longer context.",
+                param=param,
+            )
+        wanted = limits.DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+        return Prepared(request=request, tokens=tokens, max_tokens=max(1, min(wanted, room)))
+
+    def has_room(self) -> bool:
+        """Whether a slot is free."""
+        return len(self._generations) < len(self._slots)
+
+    def insert(self, prepared: Prepared) -> None:
+        """Give the request a slot, with whatever computed prefix can be found for it."""
+        weights, context = self._weights, self._context
+        assert weights is not None and context is not None and self.has_room()
+        assert prepared.request.request_id not in self._generations
+        slot, cached_tokens = self._claim(prepared, context, partial=not weights.keeps_whole_sequences)
+        self._generations[prepared.request.request_id] = Generation(
+            prepared=prepared,
+            slot=slot,
+            sampler=TokenSampler(
+                self._api,
+                prepared.request.sampling,
+                prompt=prepared.tokens,
+                vocabulary_size=weights.vocabulary_size,
+                window_tokens=self._context_length,
+            ),
+            text=TextAssembler(prepared.request.stop),
+            cached_tokens=cached_tokens,
+            started_at=time.monotonic(),
+        )
+        self._publish_stats()
+
+    def pause(self, request_id: str) -> None:
+        """Compute nothing for a request until `resume`."""
+        if generation := self._generations.get(request_id):
+            generation.paused = True
+
+    def resume(self, request_id: str) -> None:
+        """Undo `pause`."""
+        if generation := self._generations.get(request_id):
+            generation.paused = False
+
+    def remove(self, request_id: str) -> Usage:
+        """Forget a request; its slot keeps what was computed."""
+        generation = self._generations.get(request_id)
+        if generation is None:
+            return Usage()
+        self._release(generation)
+        return generation.usage()
+
+    def stats(self) -> BackendStats:
+        """The numbers as of the last step."""
+        return self._stats
+
+    def _claim(self, prepared: Prepared, context: DecodeContext, *, partial: bool) -> tuple[Slot, int]:
+        """Make a free slot hold the longest prefix of the prompt that is computed anywhere; return it and that length."""
+        placement = place(self._slots, prepared.tokens, partial=partial)
+        slot, reused = placement.slot, placement.reused
+        if placement.source is not slot:
+            context.copy(placement.source.sequence, slot.sequence, reused)
+        elif reused < len(slot.tokens) and not context.truncate(slot.sequence, reused):
+            reused = 0
+        slot.tokens = list(prepared.tokens[:reused])
+        slot.busy = True
+        self._touch(slot)
+        return slot, reused
+
+    def _release(self, generation: Generation) -> None:
+        del self._generations[generation.request_id]
+        generation.sampler.close()
+        generation.slot.busy = False
+        self._touch(generation.slot)
+        self._publish_stats()
+
+    def _touch(self, slot: Slot) -> None:
+        self._uses += 1
+        slot.used_at = self._uses
+
+    # --- the step -----------------------------------------------------------------------------------------------------
+
+    def step(self) -> list[Delta]:
+        """Compute one batch and sample from it.
+
+        Raises:
+            DecodeFailedError: the computation failed; every running request must be removed, nothing computed is kept.
+        """
+        running = [generation for generation in self._generations.values() if not generation.paused]
+        deltas: list[Delta] = []
+        try:
+            rows = self._decode(running, deltas)
+        except DecodeFailedError:
+            self._forget_everything()
+            raise
+        now = time.monotonic()
+        for generation, tokens, row in rows:
+            deltas.extend(self._advance(generation, len(tokens), row, now))
+        self._publish_stats()
+        return deltas
+
+    def _decode(self, running: list[Generation], deltas: list[Delta]) -> list[tuple[Generation, list[int], int]]:
+        """Compute the next tokens of the running requests; return each with its tokens and its row in the batch.
+
+        When the key/value memory is full, cached sequences are given up first, then the newest requests, one by one.
+        """
+        context = self._context
+        assert context is not None
+        while running:
+            rows = self._fill_batch(context, running)
+            if context.decode():
+                for generation, tokens, _ in rows:
+                    generation.slot.tokens.extend(tokens)
+                return rows
+            if self._give_up_cached():
+                continue
+            victim = running.pop()
+            self._release(victim)
+            self._empty(victim.slot)
+            message = (
+                "The model's context memory is full: too many long requests at once. Retry later, or load with fewer slots."
+            )
+            deltas.append(ErrorDelta(victim.request_id, ErrorCode.OVERLOADED, message))
+        return []
+
+    def _fill_batch(self, context: DecodeContext, running: list[Generation]) -> list[tuple[Generation, list[int], int]]:
+        context.clear_batch()
+        shares = share_prefill([generation.remaining_prompt for generation in running], self._prefill_chunk_tokens)
+        rows = []
+        for generation, share in zip(running, shares, strict=True):
+            tokens = list(generation.next_tokens(share))
+            if tokens:
+                position = len(generation.slot.tokens)
+                row = context.add(
+                    tokens,
+                    position=position,
+                    sequence=generation.slot.sequence,
+                    wants_logits=position + len(tokens) >= len(generation.prepared.tokens),
+                )
+                rows.append((generation, tokens, row))
+        return rows
+
+    def _advance(self, generation: Generation, computed: int, row: int, now: float) -> list[Delta]:
+        """After its tokens were computed: report the prompt's progress, sample when the prompt is complete."""
+        deltas: list[Delta] = []
+        if generation.pending is None:
+            self._tokens_prefilled += computed
+            deltas.append(generation.prefill_delta())
+            if generation.remaining_prompt:
+                return deltas
+        weights, context = self._weights, self._context
+        assert weights is not None and context is not None
+        token = generation.sampler.sample(context.handle, row)
+        self._tokens_decoded += 1
+        piece = None if weights.ends_generation(token) else weights.piece(token)
+        deltas.extend(generation.accept(token, piece, now))
+        if isinstance(deltas[-1], FinishDelta):
+            self._release(generation)
+        return deltas
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def _give_up_cached(self) -> bool:
+        """Empty the slots that only keep a prefix for later; whether there were any."""
+        cached = [slot for slot in self._slots if not slot.busy and slot.tokens]
+        for slot in cached:
+            self._empty(slot)
+        return bool(cached)
+
+    def _forget_everything(self) -> None:
+        for slot in self._slots:
+            self._empty(slot)
+
+    def _empty(self, slot: Slot) -> None:
+        assert self._context is not None
+        self._context.truncate(slot.sequence, 0)
+        slot.tokens = []
+
+    def _publish_stats(self) -> None:
+        assert self._context is not None
+        used = sum(len(slot.tokens) for slot in self._slots)
+        self._stats = BackendStats(
+            active=len(self._generations),
+            tokens_prefilled=self._tokens_prefilled,
+            tokens_decoded=self._tokens_decoded,
+            kv_used_ratio=min(1.0, used / self._context.cells),
+        )

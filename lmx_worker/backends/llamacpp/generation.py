@@ -1,0 +1,83 @@
+"""One request inside the batch: how far its prompt is, what it has said, and how it ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lmx_protocol.messages import Timing, Usage
+from lmx_protocol.states import FinishReason
+from lmx_worker.backends.base import Delta, FinishDelta, PrefillDelta, Prepared, TextDelta
+from lmx_worker.backends.llamacpp.sampler import TokenSampler
+from lmx_worker.backends.llamacpp.slots import Slot
+from lmx_worker.text.assembler import TextAssembler
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """State of one inserted request. Its slot's tokens say what is computed; `pending` is sampled but not computed yet."""
+
+    prepared: Prepared
+    slot: Slot
+    sampler: TokenSampler
+    text: TextAssembler
+    cached_tokens: int
+    started_at: float
+    first_token_at: float = 0.0
+    pending: int | None = None
+    produced: int = 0
+    paused: bool = False
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        return self.prepared.request.request_id
+
+    @property
+    def remaining_prompt(self) -> int:
+        """Prompt tokens still to compute."""
+        return max(0, len(self.prepared.tokens) - len(self.slot.tokens))
+
+    def next_tokens(self, prefill: int) -> Sequence[int]:
+        """What to compute in this step: the pending token, or the next `prefill` tokens of the prompt."""
+        if self.pending is not None:
+            return (self.pending,)
+        done = len(self.slot.tokens)
+        return self.prepared.tokens[done : done + prefill]
+
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        return Usage(prompt_tokens=len(self.prepared.tokens), completion_tokens=self.produced, cached_tokens=self.cached_tokens)
+
+    def prefill_delta(self) -> PrefillDelta:
+        """How far the prompt is."""
+        total = len(self.prepared.tokens)
+        done = min(len(self.slot.tokens), total)
+        return PrefillDelta(self.request_id, done_tokens=done, prompt_tokens=total, cached_tokens=self.cached_tokens)
+
+    def accept(self, token: int, piece: bytes | None, now: float) -> list[Delta]:
+        """Take the sampled token; `piece` is None for an end token. Ends with a `FinishDelta` when the generation is over.
+
+        An end token is not counted: it is no part of the completion.
+        """
+        if not self.first_token_at:
+            self.first_token_at = now
+        if piece is None:
+            return self._finish(self.text.finish(), 0, FinishReason.STOP, now)
+        self.produced += 1
+        text = self.text.push(piece)
+        if self.text.stop_sequence is not None:
+            return self._finish(text, 1, FinishReason.STOP, now)
+        if self.produced >= self.prepared.max_tokens:
+            return self._finish(text + self.text.finish(), 1, FinishReason.LENGTH, now)
+        self.pending = token
+        return [TextDelta(self.request_id, text, tokens=1)]
+
+    def _finish(self, text: str, tokens: int, reason: FinishReason, now: float) -> list[Delta]:
+        stop = self.text.stop_sequence
+        finish = FinishDelta(
+            self.request_id,
+            FinishReason.STOP if stop is not None else reason,
+            self.usage(),
+            Timing(prefill_seconds=self.first_token_at - self.started_at, decode_seconds=now - self.first_token_at),
+            stop,
+        )
+        return [TextDelta(self.request_id, text, tokens), finish] if text or tokens else [finish]
