@@ -1,0 +1,82 @@
+"""The bodies of POST /admin/models/load and /unload, and a load's body as the order it means. Pure."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Raw
+
+from lmx_protocol import limits
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.states import BackendName
+from lmx_supervisor.core.service import LoadOrder
+from lmx_supervisor.gateway.problem import Problem
+
+# The predecessor's names live on in scripts and in the runbook.
+BACKENDS: dict[str, BackendName] = {
+    **{name.value: name for name in BackendName},
+    "gguf": BackendName.LLAMACPP,
+    "mlx-lm": BackendName.MLX,
+    "vllm-mlx": BackendName.MLX,
+}
+
+ModelId = Annotated[str, Meta(min_length=1, max_length=limits.MODEL_ID_CHARACTERS_MAX)]
+FilePath = Annotated[str, Meta(min_length=1, max_length=limits.FILE_PATH_CHARACTERS_MAX)]
+
+_ABSENT = Raw(b"null")
+_NO_OVERRIDES = frozenset({b"null", b"{}"})
+
+
+class LoadBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator asks for; null means absent, unknown fields are ignored."""
+
+    model_id: ModelId
+    path: FilePath | None = None
+    backend: str | None = None
+    max_context_length: Annotated[int, Meta(ge=1, le=limits.MAX_TOKENS_MAX)] | None = None
+    auto_download: bool | None = None
+    allow_unsupported_runtime: bool | None = None
+    keep_alive_sec: Annotated[int, Meta(ge=0)] | None = None
+    performance_overrides: Raw = _ABSENT
+
+
+class UnloadBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model to unload."""
+
+    model_id: ModelId
+
+
+load_decoder = msgspec.json.Decoder(LoadBody)
+unload_decoder = msgspec.json.Decoder(UnloadBody)
+
+
+def to_load_order(body: LoadBody) -> LoadOrder:
+    """The order that `body` means. Raises `Problem` (400) for what cannot be meant or cannot be done yet."""
+    refuse_unsafe_id(body.model_id)
+    if body.path is not None and "\0" in body.path:
+        raise Problem(ErrorCode.INVALID_VALUE, "path: it contains a NUL character.", param="path")
+    if body.backend is not None and body.backend not in BACKENDS:
+        allowed = ", ".join(BACKENDS)
+        raise Problem(ErrorCode.INVALID_VALUE, f"backend: {body.backend!r} is not one of {allowed}.", param="backend")
+    if body.allow_unsupported_runtime:
+        raise _not_supported("allow_unsupported_runtime")
+    if body.keep_alive_sec is not None:
+        raise _not_supported("keep_alive_sec")
+    if bytes(body.performance_overrides).replace(b" ", b"") not in _NO_OVERRIDES:
+        raise _not_supported("performance_overrides")
+    return LoadOrder(
+        model_id=body.model_id,
+        path=body.path,
+        backend=None if body.backend is None else BACKENDS[body.backend].value,
+        max_context_length=body.max_context_length,
+    )
+
+
+def refuse_unsafe_id(model_id: str) -> None:
+    """Raise `Problem` (400 `invalid_value`) for an id that is no name but a path out of the models directory."""
+    if ".." in model_id or model_id.startswith("/") or not model_id.isprintable():
+        message = "model_id: an id is a name such as 'org/model': no '..', no leading '/', printable characters only."
+        raise Problem(ErrorCode.INVALID_VALUE, message, param="model_id")
+
+
+def _not_supported(param: str) -> Problem:
+    return Problem(ErrorCode.NOT_SUPPORTED, f"{param}: this is not supported yet; leave it out.", param=param)

@@ -1,0 +1,106 @@
+"""The routes under /admin/models: what is loaded, what is on disk, load and unload.
+
+A load belongs to the service: a client that leaves while it runs stops waiting and changes nothing.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lmx_protocol.errors import ErrorCode
+from lmx_supervisor.core.refusal import Refusal
+from lmx_supervisor.core.service import LoadOrder, LoadOutcome, ModelOnDisk, Service
+from lmx_supervisor.core.views import WorkerView
+from lmx_supervisor.gateway.admin.model_bodies import load_decoder, refuse_unsafe_id, to_load_order, unload_decoder
+from lmx_supervisor.gateway.admin.units import gigabytes, milliseconds
+from lmx_supervisor.gateway.body import read_json
+from lmx_supervisor.gateway.disconnect import DetachedWork
+from lmx_supervisor.gateway.edge import note
+from lmx_supervisor.gateway.probes import routable
+from lmx_supervisor.gateway.problem import Problem
+from lmx_supervisor.gateway.responses import json_response
+
+
+class AdminModels:
+    """The routes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._detached = DetachedWork()
+
+    async def index(self, _: Request) -> Response:
+        """The models that are served now."""
+        loaded = [_to_loaded(worker) for worker in routable(self._service.fleet())]
+        return json_response({"loaded": loaded, "count": len(loaded)})
+
+    async def available(self, _: Request) -> Response:
+        """The models on disk."""
+        return json_response([_to_available(model) for model in await self._service.available()])
+
+    async def load(self, request: Request) -> Response:
+        """Have a model served; answers when its canary passed. Raises `Problem`, `Refusal`, `ClientGoneError`."""
+        body = await read_json(request, load_decoder, self._service.config.server)
+        order = to_load_order(body)
+        note(request.scope, model=order.model_id)
+        outcome = await self._detached.wait(self._load(order, auto_download=bool(body.auto_download)), request.receive)
+        return json_response(
+            {
+                "success": True,
+                "model_id": outcome.model_id,
+                "memory_after_load_gb": None if outcome.already else gigabytes(outcome.footprint_bytes),
+                "time_to_load_ms": None if outcome.already else milliseconds(outcome.seconds),
+            }
+        )
+
+    async def _load(self, order: LoadOrder, *, auto_download: bool) -> LoadOutcome:
+        try:
+            return await self._service.load(order)
+        except Refusal as refusal:
+            # Asking for a download is harmless as long as none is needed.
+            if auto_download and refusal.code is ErrorCode.MODEL_NOT_FOUND:
+                message = f"{refusal.message} Downloads are disabled: put the model on this machine, or give its `path`."
+                raise Problem(ErrorCode.DOWNLOADS_DISABLED, message, param="auto_download") from refusal
+            raise
+
+    async def unload(self, request: Request) -> Response:
+        """Drain and stop a model. Raises `Problem`, `Refusal`, `ClientGoneError`."""
+        body = await read_json(request, unload_decoder, self._service.config.server)
+        refuse_unsafe_id(body.model_id)
+        note(request.scope, model=body.model_id)
+        outcome = await self._detached.wait(self._service.unload(body.model_id), request.receive)
+        freed_gb = gigabytes(outcome.freed_bytes)
+        return json_response({"success": True, "model_id": outcome.model_id, "memory_freed_gb": freed_gb})
+
+
+def _to_loaded(worker: WorkerView) -> dict[str, Any]:
+    return {
+        "id": worker.model_id,
+        "loaded": True,
+        "memory_gb": gigabytes(worker.footprint_bytes),
+        "loaded_at": worker.loaded_at_unix_seconds,
+        "use_batching": True,
+        "request_count": worker.requests_total,
+        "last_used_at": worker.last_used_at_unix_seconds,
+        "context_length": worker.facts.context_length if worker.facts is not None else None,
+        "performance": {},
+        "speculative": {
+            "requested": False,
+            "active": False,
+            "reason": None,
+            "draft_model": None,
+            "num_tokens": None,
+            "telemetry": None,
+        },
+        "readiness": worker.readiness,
+    }
+
+
+def _to_available(model: ModelOnDisk) -> dict[str, Any]:
+    return {
+        "repo_id": model.model_id,
+        "local_path": model.path,
+        "size_bytes": model.size_bytes,
+        "downloaded_at": datetime.fromtimestamp(model.modified_at_unix_seconds, UTC),
+    }

@@ -1,0 +1,88 @@
+"""GET /admin/status and /admin/health: the service as a whole, in numbers and in one word."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lmx_protocol import limits
+from lmx_protocol.states import Readiness, WorkerState
+from lmx_supervisor.core.service import HostMemory, Service
+from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.gateway.admin.units import gigabytes
+from lmx_supervisor.gateway.probes import routable
+from lmx_supervisor.gateway.responses import json_response
+from lmx_supervisor.gateway.version import VERSION
+
+DEGRADED_MEMORY_PERCENT = 100 * limits.MEMORY_HARD_RATIO
+
+
+class AdminStatus:
+    """The two routes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def status(self, _: Request) -> Response:
+        """Everything an operator looks at first."""
+        status, fleet = self._service.status(), self._service.fleet()
+        models = [worker.model_id for worker in routable(fleet)]
+        return json_response(
+            {
+                "version": VERSION,
+                "uptime_seconds": round(status.uptime_seconds, 3),
+                "started_at": status.started_at_unix_seconds,
+                "startup_complete": status.startup_complete,
+                "safe_mode": status.safe_mode,
+                "draining": fleet.draining,
+                "loaded_models": len(models),
+                "models": models,
+                "memory": _memory(status.memory),
+                "in_flight_requests": fleet.requests_in_flight,
+                "waiting_requests": fleet.requests_waiting,
+                # Requests are bounded by slots and queues per model; a limit over all of them does not exist yet.
+                "max_concurrent_requests": None,
+                "loop_lag_seconds": status.loop_lag_seconds,
+                "loop_lag_max_seconds": status.loop_lag_max_seconds,
+            }
+        )
+
+    async def health(self, _: Request) -> Response:
+        """`ok` or `degraded`, and why."""
+        status, fleet = self._service.status(), self._service.fleet()
+        reason = degraded_reason(fleet, status.memory)
+        return json_response(
+            {
+                "status": "ok" if reason is None else "degraded",
+                "version": VERSION,
+                "reason": reason,
+                "memory_usage_percent": status.memory.used_percent,
+                "metal": None,
+                "helpers": {},
+                "models_loaded": len(routable(fleet)),
+                "in_flight_requests": fleet.requests_in_flight,
+            }
+        )
+
+
+def degraded_reason(fleet: FleetView, memory: HostMemory) -> str | None:
+    """What an operator should look at, or None."""
+    reasons = []
+    if memory.used_percent > DEGRADED_MEMORY_PERCENT:
+        reasons.append(f"memory usage is {memory.used_percent:.1f} %")
+    for worker in fleet.workers:
+        if worker.readiness.state is Readiness.QUARANTINED:
+            reasons.append(f"{worker.model_id} is quarantined")
+        elif worker.state is WorkerState.FAILED or worker.consecutive_failures > 0:
+            reasons.append(f"{worker.model_id} is failing")
+    return "; ".join(reasons) or None
+
+
+def _memory(memory: HostMemory) -> dict[str, Any]:
+    return {
+        "total_gb": gigabytes(memory.total_bytes),
+        "used_gb": gigabytes(memory.used_bytes),
+        "available_gb": gigabytes(memory.available_bytes),
+        "usage_percent": memory.used_percent,
+        "threshold_percent": limits.MEMORY_THRESHOLD_PERCENT,
+    }

@@ -1,0 +1,82 @@
+"""The whole HTTP interface as one ASGI application: the routes, who may reach them, and the layers around them.
+
+    edge (id, log, failures) → framing → router → key check → endpoint
+
+Endpoints get the service by their constructor and know nothing of processes. The same application runs under `listener`, under
+any other ASGI server, and in tests without a socket.
+"""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route, Router
+
+from lmx_supervisor.core.service import Service
+from lmx_supervisor.gateway.admin.models import AdminModels
+from lmx_supervisor.gateway.admin.status import AdminStatus
+from lmx_supervisor.gateway.admin.workers import AdminWorkers
+from lmx_supervisor.gateway.answer_reader import AbandonedAnswers
+from lmx_supervisor.gateway.auth import RequireAdminKey, RequireInferenceKey
+from lmx_supervisor.gateway.dialects.openai_chat import ChatCompletions
+from lmx_supervisor.gateway.edge import Edge
+from lmx_supervisor.gateway.framing import DiscardUnreadBody, RefuseAmbiguousFraming
+from lmx_supervisor.gateway.models import Models
+from lmx_supervisor.gateway.probes import Probes
+from lmx_supervisor.gateway.problem import Problem
+
+
+def create_app(service: Service) -> Starlette:
+    """The application for one service. It holds no state of its own but the answers that clients abandoned."""
+    probes = Probes(service)
+    app = Starlette(
+        routes=[
+            Route("/healthz", probes.healthz),
+            Route("/readyz", probes.readyz),
+            # Mounted, so that nothing below these prefixes, unknown routes included, is reached without a key.
+            Mount(
+                "/v1", app=_router(_inference_routes(service)), middleware=[Middleware(RequireInferenceKey, service=service)]
+            ),
+            Mount("/admin", app=_router(_admin_routes(service)), middleware=[Middleware(RequireAdminKey, service=service)]),
+        ],
+        middleware=[Middleware(DiscardUnreadBody), Middleware(Edge), Middleware(RefuseAmbiguousFraming)],
+        exception_handlers={HTTPException: raise_as_problem},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def raise_as_problem(_: Request, error: Exception) -> Response:
+    """What the router refuses becomes a problem like every other, for the edge to render."""
+    assert isinstance(error, HTTPException)
+    raise Problem.of_http(error)
+
+
+def _router(routes: list[BaseRoute]) -> Router:
+    return Router(routes, redirect_slashes=False)
+
+
+def _inference_routes(service: Service) -> list[BaseRoute]:
+    chat = ChatCompletions(service, AbandonedAnswers())
+    models = Models(service)
+    return [
+        Route("/chat/completions", chat.create, methods=["POST"]),
+        Route("/models", models.index),
+        # `path`: ids contain slashes, raw or as %2F.
+        Route("/models/{model_id:path}", models.show),
+    ]
+
+
+def _admin_routes(service: Service) -> list[BaseRoute]:
+    models, status, workers = AdminModels(service), AdminStatus(service), AdminWorkers(service)
+    return [
+        Route("/models", models.index),
+        Route("/models/available", models.available),
+        Route("/models/load", models.load, methods=["POST"]),
+        Route("/models/unload", models.unload, methods=["POST"]),
+        Route("/status", status.status),
+        Route("/health", status.health),
+        Route("/workers", workers.index),
+        Route("/workers/{model_id:path}", workers.show),
+    ]

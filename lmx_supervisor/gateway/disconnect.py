@@ -1,0 +1,51 @@
+"""Waiting for the service while watching whether the client is still there."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+logger = logging.getLogger("lmx.http")
+
+Result = TypeVar("Result")
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before it had its answer."""
+
+
+async def until_disconnect(receive: Receive) -> None:
+    """Return when the client has left. The request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class DetachedWork:
+    """Work that belongs to the server, whoever asked for it: it goes on when the client that waits for it leaves.
+
+    Bounded by the connections that can ask and by the service's own deadlines for what is asked.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def wait(self, work: Coroutine[Any, Any, Result], receive: Receive) -> Result:
+        """The result of `work`. Raises what it raises, and `ClientGoneError` when the client leaves first."""
+        running = asyncio.create_task(work)
+        self._running.add(running)
+        running.add_done_callback(self._forget)
+        gone = asyncio.create_task(until_disconnect(receive))
+        try:
+            await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+        if running.done():
+            return running.result()
+        raise ClientGoneError
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.debug("detached work ended with %r", error)

@@ -1,0 +1,100 @@
+"""Where one HTTP message ends: requests whose framing is ambiguous are refused, bodies nobody read are read away.
+
+Covers every route, whatever the endpoint does with its body. See `body` for reading one.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lmx_protocol import limits
+from lmx_protocol.errors import ErrorCode
+from lmx_supervisor.gateway.problem import CLOSE, Problem
+
+
+class RefuseAmbiguousFraming:
+    """Middleware: a request with both `Content-Length` and `Transfer-Encoding` is how requests are smuggled past proxies."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check, then pass on. Raises `Problem`."""
+        if scope["type"] == "http":
+            names = {name for name, _ in scope["headers"]}
+            if b"content-length" in names and b"transfer-encoding" in names:
+                message = "Send either Content-Length or Transfer-Encoding, not both."
+                raise Problem(ErrorCode.INVALID_REQUEST, message, headers=CLOSE)
+        await self._app(scope, receive, send)
+
+
+class DiscardUnreadBody:
+    """Middleware: an answer given before the request's body was read does not wedge or reset the connection.
+
+    The answer goes out at once; what the client still sends is then thrown away, for a short while. Without that, closing a
+    socket with unread bytes makes the kernel send a reset that can destroy the answer before the client reads it; and Hypercorn,
+    whose queue to the application is bounded, would wait for ever for somebody to take the body.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, and clean up behind an early answer."""
+        if scope["type"] != "http" or not _has_body(scope):
+            await self._app(scope, receive, send)
+            return
+        upload = _Upload(receive)
+
+        async def send_then_discard(message: Message) -> None:
+            is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if not is_last or upload.ended:
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            await upload.discard(limits.UNREAD_BODY_SECONDS)
+            await upload.discard_while(send({"type": "http.response.body", "body": b"", "more_body": False}))
+
+        await self._app(scope, upload.receive, send_then_discard)
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0") != b"")
+        for name, value in scope["headers"]
+    )
+
+
+class _Upload:
+    """One request's body as it arrives."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.ended = False
+        self._receive = receive
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self.ended = True
+        return message
+
+    async def discard(self, seconds: float) -> None:
+        """Read the rest away, for at most `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._discard_rest()
+        except TimeoutError:
+            return
+
+    async def discard_while(self, sending: Awaitable[None]) -> None:
+        """Finish a send while keeping the server's queue from filling up."""
+        discarding = asyncio.ensure_future(self._discard_rest())
+        try:
+            await sending
+        finally:
+            discarding.cancel()
+
+    async def _discard_rest(self) -> None:
+        while not self.ended:
+            await self.receive()
