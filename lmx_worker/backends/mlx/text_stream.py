@@ -1,7 +1,7 @@
 """From sampled tokens to final text for one request: detokenizing, control tokens, stop strings.
 
-mlx-lm's streaming detokenizers hold back incomplete characters, its text state machine what may become a stop string. Stop strings are
-found in the text, not in token ids: the tokens a model writes a string with are seldom those it encodes to.
+mlx-lm's streaming detokenizers hold back incomplete characters, its text state machine what may become a stop string.
+Stop strings are found in the text, not in token ids: the tokens a model writes a string with are seldom those it encodes to.
 """
 
 from collections.abc import Sequence
