@@ -1,0 +1,82 @@
+"""`lmx config`: the configuration as the server would read it here, without a server."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from lmx_supervisor.cli import options
+from lmx_supervisor.cli.failures import CommandFailure
+from lmx_supervisor.cli.terminal import print_json, table
+from lmx_supervisor.config.annotated import annotated_config
+from lmx_supervisor.config.error import ConfigError
+from lmx_supervisor.config.home import home_directory
+from lmx_supervisor.config.load import LoadedConfig, load_config
+from lmx_supervisor.config.redact import shown_values
+
+File = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        show_default=False,
+        help="Default: LMX_CONFIG, else config.yaml or config.toml in the home.",
+    ),
+]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show, check and write the configuration.")
+
+
+@app.command(epilog="Example: lmx config show")
+def show(*, config: File = None, as_json: options.Json = False) -> None:
+    """Print every key with its value in force and where that came from; secrets are not shown."""
+    values = shown_values(_load(config))
+    if as_json:
+        print_json(values)
+        return
+    rows = [(value.key, msgspec.json.encode(value.value).decode(), str(value.origin)) for value in values]
+    print("\n".join(table(("KEY", "VALUE", "FROM"), rows)))
+
+
+@app.command(epilog="Example: LMX_SERVER__PORT=8080 lmx config check --config new.yaml")
+def check(*, config: File = None, as_json: options.Json = False) -> None:
+    """Say whether the server would start with this configuration, and what is wrong with it."""
+    loaded = _load(config)
+    file = None if loaded.file is None else str(loaded.file)
+    if as_json:
+        print_json({"ok": True, "file": file})
+    else:
+        print(f"ok: {file or 'no file; defaults and environment'}")
+
+
+@app.command(epilog="Example: lmx config init && $EDITOR $(lmx config path)")
+def init(*, force: Annotated[bool, typer.Option("--force", help="Overwrite the file that is there.")] = False) -> None:
+    """Write an annotated config.yaml to the home; everything in it is a comment until you change it."""
+    path = home_directory() / "config.yaml"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Private from the first byte on: keys are going to be written into it.
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
+        with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+            file.write(annotated_config())
+    except FileExistsError:
+        raise CommandFailure(f"{path} exists already; --force overwrites it") from None
+    except OSError as error:
+        raise CommandFailure(f"cannot write {path}: {error.strerror}") from error
+    print(path)
+
+
+@app.command(epilog="Example: lmx config path")
+def path(*, config: File = None) -> None:
+    """Print the file that the server would read, or where it would look for one."""
+    print(_load(config).file or home_directory() / "config.yaml")
+
+
+def _load(file: Path | None) -> LoadedConfig:
+    no_flags: dict[str, Any] = {}
+    try:
+        return load_config(file=file, flags=no_flags, environ=os.environ, home=home_directory())
+    except ConfigError as error:
+        raise CommandFailure(str(error)) from error

@@ -1,0 +1,74 @@
+"""The workers as GET /admin/workers tells them, and their table for `lmx ps`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from lmx_protocol.states import WorkerState
+from lmx_supervisor.cli.failures import NoAnswer
+from lmx_supervisor.cli.quantities import short_duration, short_size
+from lmx_supervisor.cli.terminal import table
+from lmx_supervisor.core.views import LoadProgressView, SpareView, WorkerView
+
+WORKERS_PATH = "/admin/workers"
+
+_HEADERS = ("MODEL", "BACKEND", "PID", "STATE", "UPTIME", "RESTARTS", "MEMORY", "REQUESTS", "TOK/S", "LAST EXIT")
+_NARROW_HEADERS = ("MODEL", "BACKEND", "PID", "STATE", "UP", "RST", "MEM", "REQ", "TOK/S", "EXIT")
+_SHRINK = (9, 0, 3)
+
+
+class Fleet(msgspec.Struct, frozen=True):
+    """Every model's slot, and the warm spares."""
+
+    workers: tuple[WorkerView, ...]
+    spares: tuple[SpareView, ...] = ()
+
+    def worker(self, model_id: str) -> WorkerView | None:
+        """The slot of a model, or None."""
+        return next((worker for worker in self.workers if worker.model_id == model_id), None)
+
+
+def parse_fleet(document: Mapping[str, Any]) -> Fleet:
+    """The document with its types. Raises `NoAnswer` when it has another shape."""
+    try:
+        return msgspec.convert(document, Fleet)
+    except msgspec.ValidationError as error:
+        raise NoAnswer(f"{WORKERS_PATH} answers in a form this version of lmx does not know ({error})") from error
+
+
+def percent_loaded(progress: LoadProgressView) -> int:
+    """How far a load is, 0 to 100."""
+    return min(100, 100 * progress.done // progress.total) if progress.total > 0 else 0
+
+
+def state_text(worker: WorkerView) -> str:
+    """The state, with how far a load is or when the next restart comes."""
+    if worker.state is WorkerState.LOADING and worker.load_progress is not None:
+        return f"{worker.state} {percent_loaded(worker.load_progress)}%"
+    if worker.state is WorkerState.BACKOFF and worker.restart_in_seconds is not None:
+        return f"{worker.state} {short_duration(worker.restart_in_seconds)}"
+    return str(worker.state)
+
+
+def fleet_lines(fleet: Fleet, columns: int | None) -> list[str]:
+    """The table of `lmx ps`, shortened to `columns` characters where that is given."""
+    rows = [
+        (
+            worker.model_id,
+            worker.backend,
+            str(worker.pid or "-"),
+            state_text(worker),
+            short_duration(worker.uptime_seconds) if worker.pid else "-",
+            str(worker.restarts),
+            short_size(worker.footprint_bytes),
+            str(worker.requests_total),
+            f"{worker.tokens_per_second:.0f}",
+            worker.last_exit.reason if worker.last_exit else "-",
+        )
+        for worker in fleet.workers
+    ]
+    lines = table(_HEADERS, rows)
+    if columns is None or max(map(len, lines)) <= columns:
+        return lines
+    return table(_NARROW_HEADERS, rows, shrink=_SHRINK, columns=columns)
