@@ -218,10 +218,15 @@ def hung_disk() -> Iterator[threading.Event]:
 async def test_a_hung_disk_is_refused_and_cannot_pile_up_threads(hung_disk: threading.Event) -> None:
     """After the deadline the caller is told; further calls wait for a place instead of starting threads."""
     calls = disk_calls.DiskCalls(at_once=2, seconds=0.05)
-    threads_before = threading.active_count()
-    results = await asyncio.gather(*(calls.run(hung_disk.wait) for _ in range(8)), return_exceptions=True)
+    started: list[int] = []
+
+    def hang() -> None:
+        started.append(threading.get_ident())
+        hung_disk.wait()
+
+    results = await asyncio.gather(*(calls.run(hang) for _ in range(8)), return_exceptions=True)
     assert {type(result) for result in results} == {Refusal}
-    assert threading.active_count() == threads_before + 2
+    assert len(started) == 2
     hung_disk.set()
     patient = disk_calls.DiskCalls(at_once=1, seconds=limits.CATALOG_SECONDS)
     assert [await patient.run(lambda number=number: number) for number in range(3)] == [0, 1, 2]
