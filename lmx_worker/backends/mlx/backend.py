@@ -90,7 +90,7 @@ class MlxBackend:
 
     def load(self, spec: ModelSpec, progress: LoadProgressCallback) -> ModelFacts:
         """Load the model directory `spec.path`. Raises `LoadError`."""
-        from mlx_lm.generate import BatchGenerator, make_stop_sequences
+        from mlx_lm.generate import make_stop_sequences
 
         loaded = load_model(spec, progress)
         self._loaded = loaded
@@ -102,12 +102,7 @@ class MlxBackend:
         )
         self._prefixes = PrefixCache(entries_max=spec.slots * PREFIX_ENTRIES_PER_SLOT, bytes_max=self._kv_bytes_max)
         self._stop_tokens = make_stop_sequences(loaded.tokenizer)
-        self._generator = BatchGenerator(
-            loaded.model,
-            completion_batch_size=spec.slots,
-            prefill_batch_size=spec.slots,
-            prefill_step_size=spec.prefill_chunk_tokens,
-        )
+        self._open_batch()
         return ModelFacts(
             backend=BackendName.MLX,
             backend_version=self._version,
@@ -147,17 +142,24 @@ class MlxBackend:
             inserted_at=time.monotonic(),
             prefilled=cached_tokens,
         )
-        self._sequences[request.request_id] = sequence
         self._enter_batch(sequence, cache, prompt[:cached_tokens])
+        self._sequences[request.request_id] = sequence
         self._prefixes.shrink_to(max(0, self._kv_bytes_max - int(self._generator.prompt_cache_nbytes)))
 
     def step(self) -> list[Delta]:
-        """One prefill chunk, shared by all prompts in progress, and one token for each that decodes."""
+        """One prefill chunk, shared by all prompts in progress, and one token for each that decodes.
+
+        Raises whatever MLX raises; then nothing that ran goes on, and the caller has to remove it.
+        """
         if not self._by_uid:
             return []
         prefilling = sum(1 for sequence in self._by_uid.values() if sequence.prompt_done_at is None)
         self._generator.prefill_step_size = max(1, self._chunk_tokens // max(1, prefilling))
-        prompt_responses, token_responses = self._generator.next()
+        try:
+            prompt_responses, token_responses = self._generator.next()
+        except Exception:
+            self._abandon_batch()
+            raise
         deltas: list[Delta] = []
         # Tokens first: they were computed before the prompts of the same step.
         for response in token_responses:
@@ -221,6 +223,25 @@ class MlxBackend:
         self._by_uid.clear()
         gc.collect()
         mx.clear_cache()
+
+    def _open_batch(self) -> None:
+        from mlx_lm.generate import BatchGenerator
+
+        assert self._loaded is not None, "a batch before load"
+        self._generator = BatchGenerator(
+            self._loaded.model,
+            completion_batch_size=self._slots,
+            prefill_batch_size=self._slots,
+            prefill_step_size=self._chunk_tokens,
+        )
+
+    def _abandon_batch(self) -> None:
+        """A failed step leaves caches that hold less than their token lists say: none of them may be reused."""
+        for sequence in self._by_uid.values():
+            sequence.uid = None
+        self._by_uid.clear()
+        self._generator.close()
+        self._open_batch()
 
     def _enter_batch(self, sequence: _Sequence, cache: KvCache | None, in_cache: list[int]) -> None:
         everything = sequence.prompt + sequence.generated

@@ -42,7 +42,8 @@ def load_model(spec: ModelSpec, progress: LoadProgressCallback) -> LoadedModel:
 
     Raises:
         LoadError: see `check_model_directory`; also `MODEL_UNSUPPORTED_ARCH` (mlx-lm has no such model), `INVALID_VALUE`
-            (`kv_bits`), `MODEL_UNSUPPORTED_BACKEND` (its cache cannot be batched), `MODEL_PROBE_FAILED` (everything else).
+            (`kv_bits`), `MODEL_UNSUPPORTED_BACKEND` (its cache cannot be batched), `INSUFFICIENT_MEMORY`,
+            `MODEL_PROBE_FAILED` (everything else).
     """
     if spec.kv_bits != 16:
         raise LoadError(ErrorCode.INVALID_VALUE, f"kv_bits is {spec.kv_bits}, but mlx-lm batches 16-bit caches only; use 16")
@@ -52,9 +53,19 @@ def load_model(spec: ModelSpec, progress: LoadProgressCallback) -> LoadedModel:
         return _load(files, spec, progress)
     except LoadError:
         raise
+    except MemoryError as error:
+        raise _does_not_fit(files, error) from error
     # Whatever a model's code, its tokenizer or MLX raises while loading means the same: this model cannot be served.
     except Exception as error:
+        if isinstance(error, RuntimeError) and "malloc" in str(error):  # all that MLX's allocator says of itself
+            raise _does_not_fit(files, error) from error
         raise LoadError(ErrorCode.MODEL_PROBE_FAILED, f"{files.directory} does not load: {error}") from error
+
+
+def _does_not_fit(files: ModelFiles, error: Exception) -> LoadError:
+    return LoadError(
+        ErrorCode.INSUFFICIENT_MEMORY, f"{files.directory} ({files.weights_bytes} bytes of weights) does not fit: {error}"
+    )
 
 
 def _load(files: ModelFiles, spec: ModelSpec, progress: LoadProgressCallback) -> LoadedModel:

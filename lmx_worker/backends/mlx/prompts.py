@@ -9,12 +9,7 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import DEFAULT_MAX_TOKENS
 from lmx_protocol.messages import GenerateRequest, Message, Sampling
 from lmx_worker.backends.base import Prepared, RequestError
-
-CHATML_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""For a model that brings no template; most instruction-tuned models without one understand it."""
+from lmx_worker.text.template import CHATML
 
 
 class PromptEncoder:
@@ -65,7 +60,7 @@ class PromptEncoder:
             bos = tokenizer.bos_token
             has_bos = bool(bos) and request.prompt.startswith(bos)
             return list(tokenizer.encode(request.prompt, add_special_tokens=not has_bos))
-        own_template = {} if tokenizer.has_chat_template else {"chat_template": CHATML_TEMPLATE}
+        own_template = {} if tokenizer.has_chat_template else {"chat_template": CHATML}
         turns = [_turn(message) for message in request.messages]
         return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, **own_template))
 

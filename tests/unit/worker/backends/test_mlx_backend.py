@@ -9,7 +9,7 @@ import pytest
 
 from lmx_protocol.messages import GenerateRequest, ModelSpec, Sampling, Usage
 from lmx_protocol.states import FinishReason, ModelFormat
-from lmx_worker.backends.base import Backend, PrefillDelta, RequestError, TextDelta
+from lmx_worker.backends.base import Backend, PrefillDelta, Prepared, RequestError, TextDelta
 from lmx_worker.backends.mlx.backend import MlxBackend
 from tests.support.backend_driver import answer, ask, finish_of, run, start, step_until_text, text_of
 from tests.support.mlx_models import (
@@ -183,6 +183,23 @@ def test_everything_works_on_a_thread_of_its_own(tiny: Path) -> None:
 
     with ThreadPoolExecutor(max_workers=1) as engine_thread:
         assert engine_thread.submit(life).result() != ""
+
+
+def test_a_failed_step_poisons_nothing(backend: MlxBackend) -> None:
+    """After a step that raised, what ran in it can be removed, none of it is reused, and the next answer is right."""
+    whole = answer(backend, ask("before", SHORT_TEXT))
+    start(backend, ask("running", LONG_TEXT))
+    step_until_text(backend, "running", 2)
+    indices_mlx_refuses = [0.5] * CHUNK_TOKENS
+    backend.insert(Prepared(request=ask("poison", "not tokens"), tokens=indices_mlx_refuses, max_tokens=4))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="integ"):
+        run(backend)
+    assert backend.step() == []
+    assert backend.remove("running").completion_tokens >= 2
+    assert backend.remove("poison").completion_tokens == 0
+    assert answer(backend, ask("after", SHORT_TEXT)) == whole
+    start(backend, ask("retry", LONG_TEXT))
+    assert finish_of(run(backend), "retry").usage.cached_tokens < CHUNK_TOKENS
 
 
 @pytest.mark.real
