@@ -33,8 +33,8 @@ class DiscardUnreadBody:
     """Middleware: an answer given before the request's body was read does not wedge or reset the connection.
 
     The answer goes out at once; what the client still sends is then thrown away, for a short while. Without that, closing a
-    socket with unread bytes makes the kernel send a reset that can destroy the answer before the client reads it; and Hypercorn,
-    whose queue to the application is bounded, would wait for ever for somebody to take the body.
+    socket with unread bytes makes the kernel send a reset that can destroy the answer before the client reads it; and Hypercorn
+    (its queue to the application is bounded) would wait for ever for somebody to take the body.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,0 +1,177 @@
+"""A small service in memory for the gateway's tests: it serves what a test feeds it, and remembers what it was asked."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from lmx_protocol.messages import AnyRequestEvent, Cancelled, Finished, GenerateRequest, ModelFacts, Terminal, Text, Usage
+from lmx_protocol.states import READINESS, FinishReason, ModelFormat, WorkerState
+from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.service import Answer, HostMemory, LoadOrder, LoadOutcome, ModelOnDisk, ServiceStatus, UnloadOutcome
+from lmx_supervisor.core.views import FleetView, LoadProgressView, ReadinessView, WorkerView
+
+MODEL = "org/model"
+FACTS = ModelFacts(
+    backend="scripted",
+    backend_version="1",
+    architecture="none",
+    context_length=4096,
+    train_context_length=4096,
+    vocabulary_size=100,
+    parameters=0,
+    weights_bytes=0,
+    slots=8,
+    has_chat_template=True,
+)
+
+
+class FedAnswer:
+    """An answer whose events a test feeds one by one, or all at once."""
+
+    def __init__(self, request: GenerateRequest) -> None:
+        self.request = request
+        self.cancelled = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.reads = 0
+        self._events: asyncio.Queue[AnyRequestEvent] = asyncio.Queue()
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    def feed(self, *events: AnyRequestEvent) -> None:
+        for event in events:
+            self._events.put_nowait(event)
+
+    def feed_text(self, *pieces: str) -> None:
+        self.feed(*(Text(request_id=self.request_id, text=piece) for piece in pieces))
+
+    def finish(self, reason: FinishReason = FinishReason.STOP, usage: Usage | None = None) -> None:
+        usage = usage or Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=1)
+        self.feed(Finished(request_id=self.request_id, reason=reason, usage=usage))
+
+    async def next_event(self) -> AnyRequestEvent:
+        assert not self.ended.is_set(), "read past the terminal event"
+        self.reads += 1
+        event = await self._events.get()
+        if isinstance(event, Terminal):
+            self.ended.set()
+        return event
+
+    def cancel(self) -> None:
+        if not self.cancelled.is_set():
+            self.cancelled.set()
+            self.feed(Cancelled(request_id=self.request_id))
+
+
+class FedService:
+    """Everything a `core.service.Service` offers, from plain attributes that tests set."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+        self.workers: list[WorkerView] = [worker_view()]
+        self.draining = False
+        self.memory_percent = 50.0
+        self.on_disk: list[ModelOnDisk] = []
+        self.on_submit: Callable[[FedAnswer], None] = _say_hello
+        self.answers: list[FedAnswer] = []
+        self.submitted = asyncio.Event()
+        self.orders: list[LoadOrder] = []
+        self.load_result: LoadOutcome | Exception = LoadOutcome(
+            model_id=MODEL, already=False, footprint_bytes=3 * 1024**3, seconds=1.5
+        )
+        self.load_gate = asyncio.Event()
+        self.load_gate.set()
+        self.load_finished = asyncio.Event()
+        self.unload_result: UnloadOutcome | Exception = UnloadOutcome(model_id=MODEL, freed_bytes=1024**3)
+
+    def fleet(self) -> FleetView:
+        return FleetView(
+            workers=tuple(self.workers), spares=(), requests_in_flight=1, requests_waiting=0, draining=self.draining
+        )
+
+    def status(self) -> ServiceStatus:
+        memory = HostMemory(total_bytes=8 * 1024**3, used_bytes=0, available_bytes=0, used_percent=self.memory_percent)
+        return ServiceStatus(
+            uptime_seconds=5.0,
+            started_at_unix_seconds=1.0,
+            memory=memory,
+            loop_lag_seconds=0.0,
+            loop_lag_max_seconds=0.0,
+            startup_complete=True,
+            safe_mode=False,
+        )
+
+    def submit(self, request: GenerateRequest) -> Answer:
+        answer = FedAnswer(request)
+        self.answers.append(answer)
+        self.on_submit(answer)
+        self.submitted.set()
+        return answer
+
+    async def load(self, order: LoadOrder) -> LoadOutcome:
+        self.orders.append(order)
+        await self.load_gate.wait()
+        self.load_finished.set()
+        if isinstance(self.load_result, Exception):
+            raise self.load_result
+        return self.load_result
+
+    async def unload(self, model_id: str) -> UnloadOutcome:
+        if isinstance(self.unload_result, Exception):
+            raise self.unload_result
+        return self.unload_result
+
+    async def available(self) -> list[ModelOnDisk]:
+        return self.on_disk
+
+
+def _say_hello(answer: FedAnswer) -> None:
+    answer.feed_text("Hel", "lo")
+    answer.finish()
+
+
+def feeding(events: Iterable[AnyRequestEvent]) -> Callable[[FedAnswer], None]:
+    """For `on_submit`: these events, with the request's own id."""
+    return lambda answer: answer.feed(*(msgspec.structs.replace(event, request_id=answer.request_id) for event in events))
+
+
+def silent(_: FedAnswer) -> None:
+    """For `on_submit`: nothing yet; the test feeds later."""
+
+
+def worker_view(
+    model_id: str = MODEL, state: WorkerState = WorkerState.READY, *, progress: LoadProgressView | None = None, restarts: int = 0
+) -> WorkerView:
+    """A slot in a given state."""
+    return WorkerView(
+        model_id=model_id,
+        path="/models/model",
+        format=ModelFormat.SCRIPT,
+        backend="scripted",
+        incarnation="abc",
+        pid=42,
+        state=state,
+        readiness=ReadinessView(state=READINESS[state]),
+        wanted=True,
+        state_since_unix_seconds=10.0,
+        loaded_at_unix_seconds=11.0,
+        last_used_at_unix_seconds=None,
+        uptime_seconds=1.0,
+        restarts=restarts,
+        consecutive_failures=0,
+        restart_in_seconds=None,
+        load_seconds=1.0,
+        load_progress=progress,
+        footprint_bytes=1024**3,
+        peak_footprint_bytes=1024**3,
+        requests_active=0,
+        requests_waiting=0,
+        requests_total=7,
+        tokens_total=70,
+        tokens_per_second=0.0,
+        suspect=False,
+        last_exit=None,
+        facts=FACTS,
+    )
