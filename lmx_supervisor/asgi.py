@@ -13,8 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from lmx_supervisor.config.home import home_directory
 from lmx_supervisor.config.load import load_config
+from lmx_supervisor.config.redact import secret_values
 from lmx_supervisor.gateway.app import create_app
 from lmx_supervisor.host import running_service
+from lmx_supervisor.observe.logs import setup_logging
 from lmx_supervisor.runtime.instance_lock import InstanceLock
 
 
@@ -38,7 +40,9 @@ class LazyApp:
         home = home_directory()
         home.mkdir(parents=True, exist_ok=True)
         config = load_config(file=None, flags={}, environ=os.environ, home=home).config
-        with contextlib.closing(InstanceLock(home)):
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(InstanceLock(home).close)
+            cleanup.callback(setup_logging(config.logging, secret_values(config)))
             async with running_service(config, home, {}) as running:
                 self._app = create_app(running.service)
                 loading = asyncio.create_task(running.service.load_at_start(config.models.auto_load))

@@ -19,16 +19,18 @@ import setproctitle
 
 from lmx_protocol import limits
 from lmx_supervisor.catalog.demo import DEMO_MODEL_ID, find_demo_model
+from lmx_supervisor.catalog.scan import id_of_name
 from lmx_supervisor.config.error import ConfigError
 from lmx_supervisor.config.home import home_directory
 from lmx_supervisor.config.load import LoadedConfig, load_config
+from lmx_supervisor.config.redact import secret_values
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.gateway.app import create_app
 from lmx_supervisor.gateway.listener import serve_http
 from lmx_supervisor.host import Running, running_service
 from lmx_supervisor.observe.logs import setup_logging
-from lmx_supervisor.runtime.atomic_file import FileWriteError, write_atomically
+from lmx_supervisor.runtime.atomic_file import FileWriteError, remove_leftovers, write_atomically
 from lmx_supervisor.runtime.instance_lock import AlreadyRunningError, InstanceLock
 from lmx_supervisor.runtime.open_files import raise_open_files_limit
 from lmx_supervisor.runtime.run_dir import RunDirError
@@ -67,11 +69,15 @@ def run(options: ServeOptions) -> int:
         except OSError as error:
             server = loaded.config.server
             return _refuse(f"cannot listen on {server.host} port {server.port}: {error.strerror}; choose another with --port")
-        with listener, _logging(loaded.config):
-            try:
+        remove_leftovers(home)
+        close_logging = setup_logging(loaded.config.logging, secret_values(loaded.config))
+        try:
+            with listener:
                 asyncio.run(_serve(loaded, home, listener, paths))
-            except RunDirError as error:
-                return _refuse(error)
+        except RunDirError as error:
+            return _refuse(error)
+        finally:
+            close_logging()
     return 0
 
 
@@ -82,10 +88,7 @@ def _refuse(error: Exception | str) -> int:
 
 def _paths_from(options: ServeOptions) -> dict[str, str]:
     """Model id → path of the models named on the command line. Raises `Refusal` when the demo model is not installed."""
-    paths = {
-        Path(path).name.removesuffix(".gguf").removesuffix(".script.yaml"): str(Path(path).absolute())
-        for path in options.models
-    }
+    paths = {id_of_name(Path(path).name): str(Path(path).absolute()) for path in options.models}
     if options.demo:
         paths[DEMO_MODEL_ID] = str(find_demo_model())
     return paths
@@ -103,16 +106,6 @@ def _bind(config: Config) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-@contextlib.contextmanager
-def _logging(config: Config):  # type: ignore[no-untyped-def]
-    secrets = [key for key in (config.security.admin_key, config.security.inference_api_key) if key]
-    closer = setup_logging(config.logging, secrets)
-    try:
-        yield
-    finally:
-        closer()
 
 
 async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, paths: dict[str, str]) -> None:

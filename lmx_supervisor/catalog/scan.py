@@ -113,7 +113,7 @@ def _scan_directory(directory: Path, place: tuple[str, ...], budget: _Budget) ->
         return
     ggufs = sorted(filter(is_gguf_model, names))
     for name in ggufs:
-        own_id, directory_id = "/".join((*place, _stem(name))), "/".join(place)
+        own_id, directory_id = "/".join((*place, id_of_name(name))), "/".join(place)
         model_id = directory_id if place and len(ggufs) == 1 else own_id
         aliases = {own_id, "/".join((*place, name))} - {model_id}
         path = directory / name
@@ -141,6 +141,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def _stem(name: str) -> str:
+def id_of_name(name: str) -> str:
+    """The id that a model's file name gives it."""
     match = _PART_NAME.fullmatch(name)
-    return match["stem"] if match else name.removesuffix(GGUF_SUFFIX)
+    return match["stem"] if match else name.removesuffix(GGUF_SUFFIX).removesuffix(SCRIPT_SUFFIX)

@@ -78,7 +78,7 @@ class Serving:
     # --- leasing ------------------------------------------------------------------------------------------------------
 
     def dispatch(self, slot: Slot, now: float) -> None:
-        """Lease waiting requests while the worker has room. A worker that is being ended gets no more: they wait for the next."""
+        """Lease waiting requests while the worker has room; one that is being ended gets no more: they wait for the next."""
         incarnation = self._state.incarnation_of(slot)
         if incarnation is None or incarnation.ladder is not None:
             return

@@ -36,7 +36,9 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         incarnation=slot.incarnation,
         pid=incarnation.pid if incarnation else None,
         state=slot.state,
-        readiness=ReadinessView(state=READINESS[slot.state], reason=_why_not_routable(slot), crash_count=slot.failures.consecutive),
+        readiness=ReadinessView(
+            state=READINESS[slot.state], reason=_why_not_routable(slot), crash_count=slot.failures.consecutive
+        ),
         wanted=slot.wanted,
         state_since_unix_seconds=unix_now - (now - slot.state_since),
         loaded_at_unix_seconds=unix(slot.ready_at),

@@ -23,6 +23,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
     for server in servers:
         if server.process is not None and server.process.poll() is None:
             assert server.stop() == 0, server.log()
+        server.close()
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def test_a_request_without_a_token_yet_survives_the_death_of_its_worker(server: 
         "m",
         """
 answers: [{pieces: ["fine"]}]
-faults: [{on: request, contains: "fragile", do: kill, lives: 1}]
+faults: [{when: request, contains: "fragile", do: kill, lives: 1}]
 """,
     )
     server.load("m")
@@ -96,7 +96,7 @@ faults: [{on: request, contains: "fragile", do: kill, lives: 1}]
 
 def test_a_request_that_kills_every_worker_is_told_so(server: LiveServer) -> None:
     """One replay, then 503 `worker_lost` with a time to come back."""
-    server.script("m", 'faults: [{on: request, contains: "poison", do: segfault}]')
+    server.script("m", 'faults: [{when: request, contains: "poison", do: segfault}]')
     server.load("m")
     answer = server.chat("m", "poison")
 
@@ -107,7 +107,7 @@ def test_a_request_that_kills_every_worker_is_told_so(server: LiveServer) -> Non
 
 def test_a_model_that_keeps_crashing_is_quarantined_and_the_others_do_not_notice(server: LiveServer) -> None:
     """Three deaths in a row: 409 `model_unstable` from then on; the neighbour answers all the time."""
-    server.script("bad", 'faults: [{on: request, contains: "poison", do: abort, line: "GGML_ASSERT(x) failed"}]')
+    server.script("bad", 'faults: [{when: request, contains: "poison", do: abort, line: "GGML_ASSERT(x) failed"}]')
     server.script("good")
     server.load("bad")
     server.load("good")
@@ -126,7 +126,7 @@ def test_a_model_that_keeps_crashing_is_quarantined_and_the_others_do_not_notice
 def test_nothing_is_left_two_seconds_after_the_supervisor_was_killed(serve: Callable[..., LiveServer], doing: str) -> None:
     """kill -9 of the supervisor takes every worker with it, whatever it is doing."""
     server = serve()
-    faults = 'faults: [{on: token, number: 3, contains: "stuck", do: hold_gil}]' if doing == "holding the GIL" else ""
+    faults = 'faults: [{when: token, number: 3, contains: "stuck", do: hold_gil}]' if doing == "holding the GIL" else ""
     server.script("m", COUNTING.replace("60", "100000") + faults)
     server.script("slow", "load: {seconds: 60, callbacks: 600}")
     server.load("m")

@@ -63,7 +63,7 @@ class LiveServer:
         """Ask it to stop and return its exit code; none of its workers may be left."""
         assert self.process is not None
         self.remember_workers()
-        self.http.close()
+        self.close()
         if self.process.poll() is None:
             self.process.send_signal(number)
         code = self.process.wait(STOP_SECONDS)
@@ -76,6 +76,11 @@ class LiveServer:
         self.remember_workers()
         self.process.kill()
         self.process.wait(STOP_SECONDS)
+
+    def close(self) -> None:
+        """Close our own connections."""
+        if self.url:
+            self.http.close()
 
     def log(self) -> str:
         """What the server wrote."""
@@ -95,13 +100,13 @@ class LiveServer:
         return response.json()
 
     def worker(self, model_id: str) -> dict[str, Any]:
-        """The slot of a model as GET /admin/workers shows it."""
+        """The slot of a model as GET /admin/workers shows it; empty when there is none."""
         workers = self.http.get("/admin/workers").json()["workers"]
-        return next(worker for worker in workers if worker["model_id"] == model_id)
+        return next((worker for worker in workers if worker["model_id"] == model_id), {})
 
     def wait_for_state(self, model_id: str, *states: str, seconds: float = 30.0) -> dict[str, Any]:
         """Wait until a model's slot is in one of these states."""
-        wait_until(lambda: self.worker(model_id)["state"] in states, seconds, f"{model_id} to be {' or '.join(states)}")
+        wait_until(lambda: self.worker(model_id).get("state") in states, seconds, f"{model_id} to be {' or '.join(states)}")
         return self.worker(model_id)
 
     # --- asking -----------------------------------------------------------------------------------------------------------
