@@ -42,7 +42,7 @@ class ScriptedBackend:
     def __init__(self) -> None:
         boot = os.environ.get(BOOT_SCRIPT_VARIABLE)
         self._script = read_script(Path(boot)) if boot else Script()
-        boot_faults = tuple(fault for fault in self._script.faults if fault.on in _BOOT_TRIGGERS)
+        boot_faults = tuple(fault for fault in self._script.faults if fault.when in _BOOT_TRIGGERS)
         self._plan = FaultPlan(boot_faults, count_life(Path(boot), boot_faults) if boot else 1)
         self.sabotage = Liar(self._reach)
         self._chunk_tokens = 0
@@ -65,7 +65,7 @@ class ScriptedBackend:
         path = Path(spec.path)
         try:
             self._script = script = read_script(path)
-            faults = tuple(fault for fault in script.faults if fault.on not in _BOOT_TRIGGERS)
+            faults = tuple(fault for fault in script.faults if fault.when not in _BOOT_TRIGGERS)
             self._plan = FaultPlan(faults, count_life(path, faults))
         except FileNotFoundError as error:
             raise LoadError(ErrorCode.MODEL_NOT_FOUND, f"{path} does not exist") from error

@@ -22,7 +22,7 @@ class FaultPlan:
         """
         due = []
         for index, fault in enumerate(self._faults):
-            if fault.on != trigger or fault.contains not in prompt:
+            if fault.when != trigger or fault.contains not in prompt:
                 continue
             if trigger in _COUNTED:
                 self._reached[index] += 1

@@ -18,9 +18,9 @@
       fail: insufficient_memory           # end the load with this error code
     context_length: 4096
     faults:
-      - {on: token, number: 5, contains: "crash", do: segfault, lives: 1}
+      - {when: token, number: 5, contains: "crash", do: segfault, lives: 1}
 
-A fault is *when* and *what*. When (`on`):
+A fault is a moment and a deed. When (`when`):
 
     import, hello    while booting; the model is not known then, so these are read from the script that the environment
                      variable LMX_SCRIPTED_BOOT names
@@ -45,7 +45,7 @@ What (`do`):
     leak                    take `bytes_per_second` until `bytes` are taken
     flood                   write `bytes` to `stream` (stdout, stderr) as `shape` (lines, one_line, binary)
     raise                   raise in the engine, with `line` as the message: fails every running request
-    fail_request            fail the one request (on: request, token)
+    fail_request            fail the one request (when: request, token)
     garbage                 send bytes that are no message
     oversized               send a frame over the limit
     second_hello            send a second Hello
@@ -54,8 +54,8 @@ What (`do`):
     foreign_request         send text for a request nobody made
     ignore_credit           send without regard to credit, for requests that come after this
     ignore_shutdown         never hear Shutdown again
-    mute                    never send anything again (on: hello: never say Hello)
-    wrong_version           say Hello in another protocol version (on: hello)
+    mute                    never send anything again (when: hello: never say Hello)
+    wrong_version           say Hello in another protocol version (when: hello)
 
 Nothing here is random: the same requests in the same order give the same answers.
 """
@@ -64,6 +64,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+import yaml
 from msgspec import Meta
 
 from lmx_protocol.errors import ErrorCode
@@ -71,6 +72,7 @@ from lmx_protocol.states import FinishReason
 
 SUFFIX = ".script.yaml"
 SCRIPT_BYTES_MAX = 1024**2
+NESTING_MAX = 8
 
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -135,7 +137,7 @@ class LoadPlan(Section, frozen=True, kw_only=True):
 class Fault(Section, frozen=True, kw_only=True):
     """One misbehaviour and when it happens."""
 
-    on: Trigger
+    when: Trigger
     do: ProcessFault | WireLie | Literal["fail_request"]
     number: Count = 1
     contains: str = ""
@@ -149,10 +151,10 @@ class Fault(Section, frozen=True, kw_only=True):
     shape: Literal["lines", "one_line", "binary"] = "lines"
 
     def __post_init__(self) -> None:
-        if self.do == "fail_request" and self.on not in ("request", "token"):
-            raise ValueError("`fail_request` needs `on: request` or `on: token`")
-        if self.do == "wrong_version" and self.on != "hello":
-            raise ValueError("`wrong_version` needs `on: hello`")
+        if self.do == "fail_request" and self.when not in ("request", "token"):
+            raise ValueError("`fail_request` needs `when: request` or `when: token`")
+        if self.do == "wrong_version" and self.when != "hello":
+            raise ValueError("`wrong_version` needs `when: hello`")
         _check_text(self.line)
 
 
@@ -173,10 +175,22 @@ def read_script(path: Path) -> Script:
     if len(data) > SCRIPT_BYTES_MAX:
         raise ValueError(f"over {SCRIPT_BYTES_MAX} bytes")
     try:
+        _check_nesting(data)
         return msgspec.yaml.decode(data, type=Script)
-    # PyYAML's scanner recurses and decodes on its own.
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, yaml.YAMLError) as error:
         raise ValueError(str(error)) from error
+
+
+def _check_nesting(data: bytes) -> None:
+    """Refuse deep nesting event by event: libyaml composes by recursion in C, and a megabyte of `[` would crash it."""
+    depth = 0
+    for event in yaml.parse(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > NESTING_MAX:
+            raise ValueError(f"nested more than {NESTING_MAX} levels deep")
 
 
 def _check_text(text: str) -> None:

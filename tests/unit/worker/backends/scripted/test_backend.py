@@ -1,0 +1,169 @@
+"""The scripted backend keeps the manners of a real one."""
+
+from pathlib import Path
+
+import pytest
+
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import GenerateRequest, Message, ModelSpec, Usage
+from lmx_protocol.states import FinishReason, ModelFormat
+from lmx_worker.backends.base import Backend, Delta, ErrorDelta, FinishDelta, LoadError, PrefillDelta, RequestError, TextDelta
+from lmx_worker.backends.registry import create_backend
+from lmx_worker.backends.scripted import ScriptedBackend
+
+
+def load(tmp_path: Path, text: str, **options: int) -> ScriptedBackend:
+    """A backend that has loaded this script."""
+    path = tmp_path / "m.script.yaml"
+    path.write_text(text)
+    backend = ScriptedBackend()
+    backend.import_libraries()
+    backend.load(ModelSpec(model_id="m", path=str(path), format=ModelFormat.SCRIPT, **options), lambda *_: None)
+    return backend
+
+
+def insert(backend: ScriptedBackend, request_id: str, prompt: str = "hello there", max_tokens: int | None = None) -> None:
+    """Put a chat into the batch."""
+    request = GenerateRequest(
+        request_id=request_id, model_id="m", messages=(Message(role="user", content=prompt),), max_tokens=max_tokens
+    )
+    backend.insert(backend.prepare(request))
+
+
+def drain(backend: ScriptedBackend) -> list[Delta]:
+    """Step until nothing runs."""
+    deltas: list[Delta] = []
+    while backend.stats().active:
+        deltas += backend.step()
+    return deltas
+
+
+def test_is_a_registered_backend() -> None:
+    """The registry makes one, and it has the whole interface."""
+    assert isinstance(create_backend("scripted"), Backend)
+
+
+def test_emits_its_pieces_and_counts_them(tmp_path: Path) -> None:
+    """Prefill, the pieces repeated to the wanted length, and the end with its usage."""
+    backend = load(tmp_path, "answers: [{pieces: [a, b], tokens: 3}]")
+    insert(backend, "r")
+    deltas = drain(backend)
+
+    assert [PrefillDelta("r", 3, 3, 0)] == deltas[:1]
+    assert ["a", "b", "a"] == [delta.text for delta in deltas if isinstance(delta, TextDelta)]
+    (end,) = [delta for delta in deltas if isinstance(delta, FinishDelta)]
+    assert (FinishReason.STOP, Usage(prompt_tokens=3, completion_tokens=3)) == (end.reason, end.usage)
+
+
+def test_chooses_its_answer_by_the_prompt_and_can_echo(tmp_path: Path) -> None:
+    """The first answer that fits is given; an echo gives the last message back unchanged."""
+    backend = load(tmp_path, "answers: [{contains: France, pieces: [Paris]}, {echo: true}]")
+    insert(backend, "fact", "Capital of France?")
+    insert(backend, "echo", "two  words\n")
+    texts: dict[str, str] = {"fact": "", "echo": ""}
+    for delta in drain(backend):
+        if isinstance(delta, TextDelta):
+            texts[delta.request_id] += delta.text
+
+    assert {"fact": "Paris", "echo": "two  words\n"} == texts
+
+
+def test_batches_one_token_per_request_and_step(tmp_path: Path) -> None:
+    """Two requests decode in the same steps, prompts go in chunk by chunk, one chunk per step."""
+    backend = load(tmp_path, "answers: [{pieces: [x], tokens: 5}]", prefill_chunk_tokens=2)
+    insert(backend, "a")
+    insert(backend, "b")
+    steps = [backend.step() for _ in range(5)]
+
+    assert [1, 1, 2, 2, 2] == [len(step) for step in steps]
+    assert [PrefillDelta("a", 2, 3, 0)] == steps[0]
+    assert {"a", "b"} == {delta.request_id for delta in steps[4]}
+
+
+def test_respects_slots_limits_and_the_context(tmp_path: Path) -> None:
+    """Slots bound the batch, `max_tokens` cuts the answer, and a prompt that fills the context is refused."""
+    backend = load(tmp_path, "{context_length: 5, answers: [{pieces: [x], tokens: 50}]}", slots=1)
+    insert(backend, "a", max_tokens=1)
+
+    assert not backend.has_room()
+
+    end = drain(backend)[-1]
+
+    assert isinstance(end, FinishDelta)
+    assert (FinishReason.LENGTH, 1) == (end.reason, end.usage.completion_tokens)
+
+    insert(backend, "b")
+
+    assert 2 == sum(isinstance(delta, TextDelta) for delta in drain(backend))
+
+    with pytest.raises(RequestError, match="5 tokens"):
+        insert(backend, "c", "one two three four")
+
+
+def test_pause_and_remove(tmp_path: Path) -> None:
+    """A paused request makes nothing, a removed one is gone and says what it used."""
+    backend = load(tmp_path, "answers: [{pieces: [x], tokens: 50}]")
+    insert(backend, "a")
+    backend.step()
+    backend.step()
+    backend.pause("a")
+
+    assert [] == backend.step()
+
+    backend.resume("a")
+
+    assert [TextDelta("a", "x", 1)] == backend.step()
+    assert Usage(prompt_tokens=3, completion_tokens=2) == backend.remove("a")
+    assert Usage() == backend.remove("a")
+    assert [] == backend.step()
+
+
+@pytest.mark.parametrize("trigger", ["when: request", "when: token, number: 2"])
+def test_a_request_can_fail_alone(tmp_path: Path, trigger: str) -> None:
+    """`fail_request` ends the one request that fits, the other runs to its end."""
+    backend = load(tmp_path, f"answers: [{{pieces: [x, y]}}]\nfaults: [{{{trigger}, contains: bad, do: fail_request}}]")
+    insert(backend, "bad", "bad words")
+    insert(backend, "good")
+    deltas = drain(backend)
+
+    assert ErrorDelta("bad", ErrorCode.GENERATION_ERROR, "scripted fault") in deltas
+    assert ["good"] == [delta.request_id for delta in deltas if isinstance(delta, FinishDelta)]
+
+
+def test_raise_comes_out_of_the_step(tmp_path: Path) -> None:
+    """`raise` strikes the whole step with the script's message."""
+    backend = load(tmp_path, "faults: [{when: token, do: raise, line: boom}]")
+    insert(backend, "a")
+    backend.step()
+    with pytest.raises(RuntimeError, match="boom"):
+        backend.step()
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("nonsense: 1", ErrorCode.MODEL_PROBE_FAILED),
+        ("load: {fail: insufficient_memory}", ErrorCode.INSUFFICIENT_MEMORY),
+        (None, ErrorCode.MODEL_NOT_FOUND),
+    ],
+)
+def test_load_errors_have_codes(tmp_path: Path, text: str | None, code: ErrorCode) -> None:
+    """A missing file, a file that is no script and a scripted failure differ."""
+    path = tmp_path / "m.script.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(LoadError) as raised:
+        ScriptedBackend().load(ModelSpec(model_id="m", path=str(path), format=ModelFormat.SCRIPT), lambda *_: None)
+
+    assert code == raised.value.code
+
+
+def test_load_tells_its_progress(tmp_path: Path) -> None:
+    """The load calls back as often as the script says, and ends with everything done."""
+    path = tmp_path / "m.script.yaml"
+    path.write_text("load: {callbacks: 4, bytes: 100}")
+    told: list[tuple[str, int, int]] = []
+    spec = ModelSpec(model_id="m", path=str(path), format=ModelFormat.SCRIPT)
+    ScriptedBackend().load(spec, lambda *progress: told.append(progress))
+
+    assert [("weights", done, 100) for done in (0, 25, 50, 75, 100)] == told

@@ -1,0 +1,208 @@
+"""The engine's whole life on the test's own thread: every command is in the inbox before it starts."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from lmx_protocol import limits
+from lmx_protocol.codec import decode_from_worker
+from lmx_protocol.errors import ErrorCode, ExitCode
+from lmx_protocol.messages import (
+    Cancelled,
+    Failed,
+    FromWorker,
+    Generate,
+    GenerateRequest,
+    Goodbye,
+    Imported,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    ModelFacts,
+    ModelSpec,
+    Shutdown,
+    StepEvents,
+    Text,
+)
+from lmx_protocol.states import ModelFormat, WorkerPhase
+from lmx_worker.backends.base import LoadError, LoadProgressCallback, Prepared, TextDelta
+from lmx_worker.engine import Engine
+from lmx_worker.inbox import Command, Inbox
+from lmx_worker.outbox import Outbox
+from lmx_worker.prepare import Preparer
+from lmx_worker.vitals import Vitals
+from tests.support.fake_backend import FACTS, FakeBackend
+
+LOAD = Load(model=ModelSpec(model_id="m", path="p", format=ModelFormat.SCRIPT))
+SHUTDOWN = Shutdown(grace_seconds=1)
+
+
+class Stage:
+    """An engine with its queues."""
+
+    def __init__(self) -> None:
+        self.backend = FakeBackend()
+        self.inbox = Inbox()
+        self.outbox = Outbox()
+        self.vitals = Vitals()
+
+    def engine(self) -> Engine:
+        return Engine(
+            name="fake",
+            backend=self.backend,
+            inbox=self.inbox,
+            outbox=self.outbox,
+            preparer=Preparer(self.backend, self.inbox),
+            vitals=self.vitals,
+        )
+
+    def run(self, *commands: Command) -> list[FromWorker]:
+        for command in commands:
+            self.inbox.put(command)
+        self.engine().run()
+        return self.said()
+
+    def said(self) -> list[FromWorker]:
+        messages = []
+        while len(self.outbox):
+            messages.append(decode_from_worker(self.outbox.peek()))
+            self.outbox.pop()
+        return messages
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    """An engine's surroundings, closed afterwards."""
+    made = Stage()
+    yield made
+    made.outbox.close()
+
+
+def request(request_id: str) -> tuple[Generate, Prepared]:
+    """A request and its prepared form."""
+    asked = GenerateRequest(request_id=request_id, model_id="m", prompt="p")
+    return Generate(request=asked, credit_frames=9, credit_bytes=999), Prepared(request=asked, tokens=[1], max_tokens=9)
+
+
+class StopWhenIdle(FakeBackend):
+    """Asks the engine to stop once it has no outcome left."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        super().__init__()
+        self.inbox = inbox
+
+    def step(self) -> list:
+        if not self.outcomes:
+            self.inbox.put(SHUTDOWN)
+        return super().step()
+
+
+def test_life_without_a_model(stage: Stage) -> None:
+    """A spare that is told to stop imports, says goodbye and leaves with 0."""
+    imported, goodbye = stage.run(SHUTDOWN)
+
+    assert isinstance(imported, Imported)
+    assert Goodbye(reason="shutdown") == goodbye
+    assert ExitCode.OK == stage.outbox.departure
+
+
+def test_backend_that_cannot_be_imported(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason and the remedy are told at once, with an exit status that means: do not restart."""
+
+    def fail() -> str:
+        raise ImportError("no such library")
+
+    monkeypatch.setattr(stage.backend, "import_libraries", fail)
+    failed, goodbye = stage.run()
+
+    assert isinstance(failed, LoadFailed)
+    assert ErrorCode.MODEL_UNSUPPORTED_BACKEND == failed.code
+    assert "no such library" in failed.message and "pip install" in failed.message
+    assert isinstance(goodbye, Goodbye)
+    assert ExitCode.CONFIG == stage.outbox.departure
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status"),
+    [
+        (LoadError(ErrorCode.MODEL_INCOMPLETE, "cut off"), ErrorCode.MODEL_INCOMPLETE, ExitCode.BAD_MODEL),
+        (LoadError(ErrorCode.INSUFFICIENT_MEMORY, "big"), ErrorCode.INSUFFICIENT_MEMORY, ExitCode.WILL_NOT_FIT),
+        (MemoryError(), ErrorCode.INSUFFICIENT_MEMORY, ExitCode.WILL_NOT_FIT),
+    ],
+)
+def test_load_that_fails(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception, code: ErrorCode, status: ExitCode
+) -> None:
+    """A failed load says why, and leaves with the status that decides about a restart."""
+
+    def fail(spec: ModelSpec, progress: LoadProgressCallback) -> ModelFacts:
+        raise error
+
+    monkeypatch.setattr(stage.backend, "load", fail)
+    _, failed, _ = stage.run(LOAD)
+
+    assert isinstance(failed, LoadFailed)
+    assert (code, status) == (failed.code, stage.outbox.departure)
+
+
+def test_load_progress_is_told_but_not_every_callback(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each callback counts as progress in the beat; messages are few, and the last one is always among them."""
+
+    def load(spec: ModelSpec, progress: LoadProgressCallback) -> ModelFacts:
+        for done in range(1001):
+            progress("weights", done, 1000)
+        stage.inbox.put(SHUTDOWN)
+        return FACTS
+
+    monkeypatch.setattr(stage.backend, "load", load)
+    told = [message for message in stage.run(LOAD) if isinstance(message, LoadProgress)]
+
+    assert 1001 == stage.vitals.steps
+    assert 0 == told[0].done and 1000 == told[-1].done
+    assert len(told) < 10
+
+
+def test_one_frame_per_step_for_all_requests(stage: Stage) -> None:
+    """Two requests that move in one step share a message; what still runs at shutdown is cancelled with its usage."""
+    stage.backend = StopWhenIdle(stage.inbox)
+    stage.backend.outcomes.append([TextDelta("a", "x", 1), TextDelta("b", "y", 1)])
+    said = stage.run(LOAD, *request("a"), *request("b"))
+    frames = [message for message in said if isinstance(message, StepEvents)]
+
+    assert [["Text", "Text"], ["Cancelled", "Cancelled"]] == [[type(e).__name__ for e in f.events] for f in frames]
+    assert all(event.usage.completion_tokens == 2 for event in frames[1].events if isinstance(event, Cancelled))
+    assert [Loaded, Goodbye] == [type(message) for message in said if isinstance(message, Loaded | Goodbye)]
+    assert ("close", "") == stage.backend.calls[-1]
+    assert WorkerPhase.STOPPING == stage.vitals.phase
+
+
+def test_failed_step_fails_its_requests_and_the_worker_lives(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
+    """An exception in a step ends what ran; a request that comes after it is served."""
+    stage.backend = StopWhenIdle(stage.inbox)
+    stage.backend.slots = 1
+    stage.backend.outcomes += [RuntimeError("boom"), [TextDelta("b", "x", 1)]]
+    said = stage.run(LOAD, *request("a"), *request("b"))
+    events = [event for message in said if isinstance(message, StepEvents) for event in message.events]
+
+    assert [("a", Failed), ("b", Text), ("b", Cancelled)] == [(event.request_id, type(event)) for event in events]
+    assert "boom" in capfd.readouterr().err
+    assert ExitCode.OK == stage.outbox.departure
+
+
+def test_steps_that_keep_failing_end_the_worker(stage: Stage) -> None:
+    """A backend that fails several steps in a row is broken: the exception leaves the engine."""
+    stage.backend.slots = 1
+    stage.backend.outcomes += [RuntimeError(f"boom {index}") for index in range(limits.STEP_FAILURES_MAX)]
+    with pytest.raises(RuntimeError, match=f"boom {limits.STEP_FAILURES_MAX - 1}"):
+        stage.run(LOAD, *request("a"), *request("b"), *request("c"))
+
+
+def test_frames_over_the_limit_are_split(stage: Stage) -> None:
+    """The events of one step go out in several frames when one would be too large; none is lost or reordered."""
+    texts = [Text(request_id=str(index), text="x" * limits.CREDIT_BYTES) for index in range(70)]
+    stage.engine()._send(list(texts))
+    said = stage.said()
+
+    assert len(said) > 1
+    assert texts == [event for message in said if isinstance(message, StepEvents) for event in message.events]
