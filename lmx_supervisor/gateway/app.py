@@ -21,7 +21,7 @@ from lmx_supervisor.gateway.answer_reader import AbandonedAnswers
 from lmx_supervisor.gateway.auth import RequireAdminKey, RequireInferenceKey
 from lmx_supervisor.gateway.dialects.openai_chat import ChatCompletions
 from lmx_supervisor.gateway.edge import Edge
-from lmx_supervisor.gateway.framing import DiscardUnreadBody, RefuseAmbiguousFraming
+from lmx_supervisor.gateway.framing import DiscardUnreadBody, RefuseBadHeaders
 from lmx_supervisor.gateway.models import Models
 from lmx_supervisor.gateway.probes import Probes
 from lmx_supervisor.gateway.problem import Problem
@@ -40,7 +40,7 @@ def create_app(service: Service) -> Starlette:
             ),
             Mount("/admin", app=_router(_admin_routes(service)), middleware=[Middleware(RequireAdminKey, service=service)]),
         ],
-        middleware=[Middleware(DiscardUnreadBody), Middleware(Edge), Middleware(RefuseAmbiguousFraming)],
+        middleware=[Middleware(DiscardUnreadBody), Middleware(Edge), Middleware(RefuseBadHeaders)],
         exception_handlers={HTTPException: raise_as_problem},
     )
     app.router.redirect_slashes = False

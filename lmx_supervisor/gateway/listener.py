@@ -92,6 +92,9 @@ class _Gate:
         try:
             loop = asyncio.get_running_loop()
             await _Connection(self._app, loop, self._hypercorn, self._context, ConnectionState({}), reader, writer)
+        except asyncio.CancelledError:
+            # Only `cut` cancels, and nobody awaits this task but the streams module, which takes a cancelled one for a bug.
+            logger.debug("connection cut")
         finally:
             del self._connections[task]
 
@@ -151,6 +154,8 @@ class _Connection(TCPServer):  # type: ignore[misc]  # Hypercorn is untyped to u
                 await self.protocol.initiate()
                 await self.idle_task.restart(task_group, self._idle_timeout)
                 await self._read_data()
+                # Or the group would wait for the idle timer of a connection that is already gone, which keeps its place.
+                await self.idle_task.stop()
         except OSError:
             logger.debug("connection lost before its first byte")
         finally:

@@ -11,7 +11,14 @@ class Exchange:
     """One request in flight against an application, without a socket."""
 
     def __init__(
-        self, app: ASGIApp, method: str, path: str, *, body: bytes = b"", headers: dict[str, str] | None = None, upload: bool = True
+        self,
+        app: ASGIApp,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        upload: bool = True,
     ) -> None:
         self._inbound: asyncio.Queue[Message] = asyncio.Queue()
         self._sent: asyncio.Queue[Message] = asyncio.Queue()

@@ -142,7 +142,11 @@ def silent(_: FedAnswer) -> None:
 
 
 def worker_view(
-    model_id: str = MODEL, state: WorkerState = WorkerState.READY, *, progress: LoadProgressView | None = None, restarts: int = 0
+    model_id: str = MODEL,
+    state: WorkerState = WorkerState.READY,
+    *,
+    progress: LoadProgressView | None = None,
+    restarts: int = 0,
 ) -> WorkerView:
     """A slot in a given state."""
     return WorkerView(

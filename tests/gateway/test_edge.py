@@ -38,7 +38,9 @@ async def test_an_unknown_route_is_404_in_the_envelope(client: httpx.AsyncClient
     assert response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize(("method", "path", "allow"), [("GET", "/v1/chat/completions", "POST"), ("PUT", "/healthz", "GET, HEAD")])
+@pytest.mark.parametrize(
+    ("method", "path", "allow"), [("GET", "/v1/chat/completions", "POST"), ("PUT", "/healthz", "GET, HEAD")]
+)
 async def test_a_wrong_method_is_405_with_allow(client: httpx.AsyncClient, method: str, path: str, allow: str) -> None:
     """A wrong method is told which would be right."""
     response = await client.request(method, path)

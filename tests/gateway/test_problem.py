@@ -59,7 +59,9 @@ def test_a_name_that_is_not_utf8_still_makes_an_envelope() -> None:
 
 
 @pytest.mark.parametrize("code", list(ErrorCode))
-async def test_a_failure_before_the_first_byte_is_a_status(code: ErrorCode, client: httpx.AsyncClient, service: FedService) -> None:
+async def test_a_failure_before_the_first_byte_is_a_status(
+    code: ErrorCode, client: httpx.AsyncClient, service: FedService
+) -> None:
     """Each way the service can fail a request reaches the client as status plus envelope with all four keys."""
     service.on_submit = feeding([Failed(request_id="", code=code, message="why", param="p")])
 

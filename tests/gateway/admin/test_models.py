@@ -1,0 +1,153 @@
+"""The routes under /admin/models."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.states import WorkerState
+from lmx_supervisor.core.refusal import Refusal
+from lmx_supervisor.core.service import LoadOrder, LoadOutcome, ModelOnDisk
+from lmx_supervisor.gateway.app import create_app
+from tests.gateway.asgi import Exchange
+from tests.gateway.service import MODEL, FedService, worker_view
+
+LOAD = "/admin/models/load"
+
+
+async def test_loaded_models_have_the_contracts_shape(client: httpx.AsyncClient, service: FedService) -> None:
+    """Every field that scripts read is there, and a model before its canary is not."""
+    service.workers.append(worker_view("warming", WorkerState.WARMING))
+
+    listing = (await client.get("/admin/models")).json()
+
+    assert 1 == listing["count"] == len(listing["loaded"])
+    (model,) = listing["loaded"]
+    assert {
+        "id",
+        "loaded",
+        "memory_gb",
+        "loaded_at",
+        "use_batching",
+        "request_count",
+        "last_used_at",
+        "context_length",
+        "performance",
+        "speculative",
+        "readiness",
+    } == set(model)
+    assert (MODEL, True, 1.0, 7, 4096) == (
+        model["id"],
+        model["loaded"],
+        model["memory_gb"],
+        model["request_count"],
+        model["context_length"],
+    )
+    assert {"state": "routable", "reason": None, "crash_count": 0} == model["readiness"]
+
+
+async def test_models_on_disk_are_a_bare_list(client: httpx.AsyncClient, service: FedService) -> None:
+    """The contract's shape, also for a file whose name is not UTF-8."""
+    service.on_disk = [
+        ModelOnDisk(model_id="m", path="/models/\udcff", format="gguf", size_bytes=5, modified_at_unix_seconds=0.0)
+    ]
+
+    (entry,) = (await client.get("/admin/models/available")).json()
+
+    assert ("m", 5, "1970-01-01T00:00:00Z") == (entry["repo_id"], entry["size_bytes"], entry["downloaded_at"])
+    assert "local_path" in entry
+
+
+async def test_a_load_answers_with_the_models_own_memory(client: httpx.AsyncClient) -> None:
+    """200 when the model serves, with what it took."""
+    response = await client.post(LOAD, json={"model_id": MODEL})
+
+    expected = {"success": True, "model_id": MODEL, "memory_after_load_gb": 3.0, "time_to_load_ms": 1500.0}
+    assert (200, expected) == (response.status_code, response.json())
+
+
+async def test_a_model_that_is_loaded_already_is_a_success(client: httpx.AsyncClient, service: FedService) -> None:
+    """Loading twice is no error; the numbers are null, for nothing was done."""
+    service.load_result = LoadOutcome(model_id=MODEL, already=True, footprint_bytes=5, seconds=1.0)
+
+    response = await client.post(LOAD, json={"model_id": MODEL})
+
+    assert {"success": True, "model_id": MODEL, "memory_after_load_gb": None, "time_to_load_ms": None} == response.json()
+
+
+@pytest.mark.parametrize(("name", "backend"), [("gguf", "llamacpp"), ("mlx-lm", "mlx"), ("vllm-mlx", "mlx"), ("mlx", "mlx")])
+async def test_the_predecessors_backend_names_still_work(
+    client: httpx.AsyncClient, service: FedService, name: str, backend: str
+) -> None:
+    """Scripts that name a backend the old way get the backend that does the work today."""
+    body = {"model_id": MODEL, "backend": name, "max_context_length": 512, "path": "/a", "performance_overrides": {}}
+
+    await client.post(LOAD, json=body)
+
+    assert [LoadOrder(model_id=MODEL, backend=backend, max_context_length=512, path="/a")] == service.orders
+
+
+@pytest.mark.parametrize(
+    ("field", "code", "param"),
+    [
+        ({"model_id": "../../etc"}, "invalid_value", "model_id"),
+        ({"model_id": "/etc"}, "invalid_value", "model_id"),
+        ({"model_id": "a\0b"}, "invalid_value", "model_id"),
+        ({"model_id": ""}, "invalid_request_error", "model_id"),
+        ({"model_id": None}, "invalid_request_error", "model_id"),
+        ({"path": "/a\0b"}, "invalid_value", "path"),
+        ({"backend": "vllm"}, "invalid_value", "backend"),
+        ({"max_context_length": 0}, "invalid_request_error", "max_context_length"),
+        ({"keep_alive_sec": 0}, "not_supported", "keep_alive_sec"),
+        ({"performance_overrides": {"kv_bits": 4}}, "not_supported", "performance_overrides"),
+        ({"allow_unsupported_runtime": True}, "not_supported", "allow_unsupported_runtime"),
+    ],
+)
+async def test_a_bad_load_is_refused_before_the_service_hears_of_it(
+    client: httpx.AsyncClient, service: FedService, field: dict[str, Any], code: str, param: str
+) -> None:
+    """Each wrong or not yet existing field is a 400 with its name."""
+    response = await client.post(LOAD, json={"model_id": MODEL, **field})
+
+    error = response.json()["error"]
+    assert (400, code, param) == (response.status_code, error["code"], error["param"])
+    assert [] == service.orders
+
+
+@pytest.mark.parametrize(("auto_download", "code"), [(True, "downloads_disabled"), (False, "model_not_found")])
+async def test_a_download_is_refused_only_when_it_is_needed(
+    client: httpx.AsyncClient, service: FedService, auto_download: bool, code: str
+) -> None:
+    """`auto_download` matters for a model that is not on this machine."""
+    body = {"model_id": MODEL, "auto_download": auto_download}
+    present = await client.post(LOAD, json=body)
+    service.load_result = Refusal(ErrorCode.MODEL_NOT_FOUND, "not here", param="model_id")
+    absent = await client.post(LOAD, json=body)
+
+    assert 200 == present.status_code
+    assert code == absent.json()["error"]["code"]
+
+
+async def test_a_load_survives_the_client_that_asked(service: FedService) -> None:
+    """Whoever leaves while a model loads changes nothing for the model."""
+    service.load_gate.clear()
+    request = Exchange(create_app(service), "POST", LOAD, body=b'{"model_id":"m"}')
+    request.disconnect()
+    await request.done()
+
+    service.load_gate.set()
+
+    async with asyncio.timeout(5):
+        await service.load_finished.wait()
+
+
+async def test_an_unload_says_what_it_freed(client: httpx.AsyncClient, service: FedService) -> None:
+    """The contract's shape, and the service's own refusal when the model is not there."""
+    freed = await client.post("/admin/models/unload", json={"model_id": MODEL})
+    service.unload_result = Refusal(ErrorCode.MODEL_NOT_FOUND, "not loaded")
+    absent = await client.post("/admin/models/unload", json={"model_id": MODEL})
+
+    assert {"success": True, "model_id": MODEL, "memory_freed_gb": 1.0} == freed.json()
+    assert 404 == absent.status_code

@@ -1,0 +1,47 @@
+"""GET /admin/status, /admin/health and /admin/workers."""
+
+import httpx
+import msgspec
+
+from lmx_protocol.states import WorkerState
+from lmx_supervisor.core.views import WorkerView
+from tests.gateway.service import MODEL, FedService, worker_view
+
+
+async def test_status_has_the_contracts_fields(client: httpx.AsyncClient) -> None:
+    """What the runbook's scripts read is there, with the units the names say."""
+    status = (await client.get("/admin/status")).json()
+
+    assert (1, [MODEL], 1, None) == (
+        status["loaded_models"],
+        status["models"],
+        status["in_flight_requests"],
+        status["max_concurrent_requests"],
+    )
+    assert {"total_gb", "used_gb", "available_gb", "usage_percent", "threshold_percent"} == set(status["memory"])
+    assert 8.0 == status["memory"]["total_gb"]
+    assert {"version", "uptime_seconds", "loop_lag_seconds"} <= set(status)
+
+
+async def test_health_is_ok_or_says_what_is_wrong(client: httpx.AsyncClient, service: FedService) -> None:
+    """Degraded by memory and by failing models, with both reasons named."""
+    fine = (await client.get("/admin/health")).json()
+    service.memory_percent = 96.0
+    service.workers.append(worker_view("bad", WorkerState.QUARANTINED))
+    degraded = (await client.get("/admin/health")).json()
+
+    assert ("ok", None) == (fine["status"], fine["reason"])
+    assert ("degraded", "memory usage is 96.0 %; bad is quarantined") == (degraded["status"], degraded["reason"])
+
+
+async def test_workers_shows_every_slot(client: httpx.AsyncClient, service: FedService) -> None:
+    """Unlike the list of loaded models, the fleet includes what does not serve, and round-trips into the view's type."""
+    service.workers.append(worker_view("bad", WorkerState.FAILED))
+
+    fleet = (await client.get("/admin/workers")).json()
+    one = await client.get("/admin/workers/org%2Fmodel")
+
+    assert [MODEL, "bad"] == [worker["model_id"] for worker in fleet["workers"]]
+    assert [] == fleet["spares"]
+    assert service.workers[0] == msgspec.json.decode(one.content, type=WorkerView)
+    assert 404 == (await client.get("/admin/workers/none")).status_code
