@@ -7,12 +7,15 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from openai import APIError, AsyncOpenAI
 
 from lmx_protocol import limits
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import Failed, Text
 from lmx_supervisor.config.schema import Config, ServerConfig
 from lmx_supervisor.gateway.app import create_app
 from lmx_supervisor.gateway.listener import serve_http
-from tests.gateway.service import FedService, silent
+from tests.gateway.service import FedService, feeding, silent
 
 CHAT = json.dumps({"model": "org/model", "messages": [{"role": "user", "content": "hi"}]}).encode()
 STREAM = CHAT[:-1] + b', "stream": true}'
@@ -355,3 +358,22 @@ async def test_accepted_connections_are_probed(serve: Serve) -> None:
     assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == limits.TCP_KEEPALIVE_INTERVAL_SECONDS
     assert not listening.get_inheritable()
+
+
+async def test_the_official_sdk_streams_and_raises_on_a_cut_stream(serve: Serve) -> None:
+    """openai-python, unmodified: a stream is text to it, and an error event in mid-stream an exception."""
+    service = FedService()
+    async with AsyncOpenAI(base_url=f"http://127.0.0.1:{serve(service).port}/v1", api_key="any", max_retries=0) as sdk:
+        streamed = await sdk.chat.completions.create(
+            model="org/model", messages=[{"role": "user", "content": "hi"}], stream=True
+        )
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in streamed])
+
+        lost = Failed(request_id="", code=ErrorCode.WORKER_LOST, message="The worker died.")
+        service.on_submit = feeding([Text(request_id="", text="Hel"), lost])
+        cut = await sdk.chat.completions.create(model="org/model", messages=[{"role": "user", "content": "hi"}], stream=True)
+        with pytest.raises(APIError, match="The worker died") as raised:
+            async for _ in cut:
+                pass
+
+    assert (text, raised.value.code) == ("Hello", "worker_lost")
