@@ -223,10 +223,11 @@ class LoadProgress(Wire, frozen=True, kw_only=True, tag="lp"):
 
 
 class Loaded(Wire, frozen=True, kw_only=True, tag="ok"):
-    """The model is in memory."""
+    """The model is in memory, and this is what the worker now costs the machine."""
 
     facts: ModelFacts
     seconds: float
+    footprint_bytes: int
 
 
 class LoadFailed(Wire, frozen=True, kw_only=True, tag="no"):

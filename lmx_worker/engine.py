@@ -25,6 +25,7 @@ from lmx_protocol.states import WorkerPhase
 from lmx_worker.backends.base import Backend, LoadError, Prepared
 from lmx_worker.batch import Batch
 from lmx_worker.inbox import Command, Inbox, PrepareFailed
+from lmx_worker.memory import footprint_bytes
 from lmx_worker.outbox import Outbox
 from lmx_worker.prepare import Preparer
 from lmx_worker.vitals import Vitals
@@ -91,7 +92,7 @@ class Engine:
             return False
         self._vitals.phase = WorkerPhase.IDLE
         self._vitals.loaded = True
-        self._outbox.post(Loaded(facts=facts, seconds=time.monotonic() - started_at))
+        self._outbox.post(Loaded(facts=facts, seconds=time.monotonic() - started_at, footprint_bytes=footprint_bytes()))
         self._preparer.open()
         return True
 

@@ -206,7 +206,7 @@ class Fleet:
             slot.load_progress = message
             incarnation.last_progress_at = now
         elif isinstance(message, Loaded):
-            return self._hear_loaded(slot, message, now)
+            return self._hear_loaded(slot, incarnation, message, now)
         else:
             assert isinstance(message, StepEvents)
             return self._hear_step(slot, incarnation, message, now)
@@ -223,12 +223,13 @@ class Fleet:
             self._send_load(slot, incarnation, now)
         return None
 
-    def _hear_loaded(self, slot: Slot, message: Loaded, now: float) -> str | None:
+    def _hear_loaded(self, slot: Slot, incarnation: Incarnation, message: Loaded, now: float) -> str | None:
         if slot.state is WorkerState.DRAINING:
             return None
         if slot.state is not WorkerState.LOADING:
             return f"Loaded while {slot.state}"
         slot.facts = message.facts
+        incarnation.note_footprint(message.footprint_bytes)
         slot.move(WorkerState.WARMING, now, f"loaded in {message.seconds:.2f} s")
         canary = GenerateRequest(
             request_id=f"canary-{slot.incarnation}",

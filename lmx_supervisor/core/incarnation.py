@@ -55,8 +55,12 @@ class Incarnation:
             self.tokens_per_second = max(0, beat.tokens_decoded - self.tokens_decoded) / (now - self.last_beat_at)
         self.tokens_decoded = beat.tokens_decoded
         self.last_beat_at = now
-        self.footprint_bytes = beat.footprint_bytes
-        self.peak_footprint_bytes = max(self.peak_footprint_bytes or 0, beat.footprint_bytes)
+        self.note_footprint(beat.footprint_bytes)
+
+    def note_footprint(self, footprint_bytes: int) -> None:
+        """Take in how much memory the process costs now."""
+        self.footprint_bytes = footprint_bytes
+        self.peak_footprint_bytes = max(self.peak_footprint_bytes or 0, footprint_bytes)
 
     def postpone(self, seconds: float) -> None:
         """Forget that time passed: the machine slept or the supervisor was stopped."""

@@ -97,7 +97,7 @@ class Stage:
 
     def loaded(self, model_id: str = "m") -> None:
         """The worker of a model has its weights."""
-        self.say(Loaded(facts=facts(self.slot(model_id).spec.slots), seconds=0.1), model_id)
+        self.say(Loaded(facts=facts(self.slot(model_id).spec.slots), seconds=0.1, footprint_bytes=1000), model_id)
 
     def canary(self, model_id: str = "m", tokens: int = 2) -> None:
         """The canary of a model ends well."""
