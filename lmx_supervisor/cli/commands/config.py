@@ -26,7 +26,12 @@ File = Annotated[
     ),
 ]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show, check and write the configuration.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Show, check and write the configuration.",
+    epilog="Example: lmx config show",
+)
 
 
 @app.command(epilog="Example: lmx config show")
