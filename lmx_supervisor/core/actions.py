@@ -67,6 +67,14 @@ class UnloadSettled:
 
 
 @dataclass(frozen=True, slots=True)
+class QuarantineSettled:
+    """An order to clear quarantine succeeded; these models may be loaded again."""
+
+    order_id: str
+    model_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OrderRefused:
     """An order cannot be granted."""
 
@@ -90,4 +98,4 @@ class AllStopped:
     """The drain is over: no request and no worker is left."""
 
 
-Action = Spawn | Send | Signal | Deliver | LoadSettled | UnloadSettled | OrderRefused | Tell | AllStopped
+Action = Spawn | Send | Signal | Deliver | LoadSettled | UnloadSettled | QuarantineSettled | OrderRefused | Tell | AllStopped

@@ -3,17 +3,22 @@
 from dataclasses import dataclass
 
 from lmx_protocol.messages import FromWorker, GenerateRequest, ModelSpec
-from lmx_supervisor.core.exit_reason import ExitObservation
+from lmx_supervisor.core.exit_reason import ExitObservation, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class LoadWanted:
-    """Somebody wants a model served; `order_id` names who to tell. `at_start`: keep trying even if the first load fails."""
+    """Somebody wants a model served; `order_id` names who to tell."""
 
     order_id: str
     spec: ModelSpec
     backend: str
+    digest: str = ""
+    """Changes with the model's files and its load configuration; another one ends a quarantine."""
     at_start: bool = False
+    """Keep trying even if the first load fails."""
+    force: bool = False
+    """Try even a quarantined model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,34 @@ class UnloadWanted:
 
     order_id: str
     model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestartWanted:
+    """Somebody wants a model's worker replaced by a fresh one."""
+
+    order_id: str
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineClearWanted:
+    """An operator releases a model, or all of them (None)."""
+
+    order_id: str
+    model_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineKnown:
+    """A quarantine that outlived a restart of the service."""
+
+    spec: ModelSpec
+    backend: str
+    digest: str
+    reason: str
+    consecutive_failures: int
+    last_exit: Verdict | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +126,9 @@ class Tick:
 Event = (
     LoadWanted
     | UnloadWanted
+    | RestartWanted
+    | QuarantineClearWanted
+    | QuarantineKnown
     | DrainWanted
     | RequestArrived
     | RequestCancelled

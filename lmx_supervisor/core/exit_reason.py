@@ -44,6 +44,22 @@ NEVER_RESTART = frozenset(
 )
 
 
+BLAMES_REQUESTS = frozenset(
+    {
+        ExitReason.UNEXPECTED_EXIT,
+        ExitReason.HUNG,
+        ExitReason.HUNG_SELF,
+        ExitReason.WORKER_BUG,
+        ExitReason.OOM_SUSPECTED,
+        ExitReason.GPU_OOM,
+        ExitReason.GPU_FAULT,
+        ExitReason.NATIVE_ASSERT,
+        ExitReason.NATIVE_CRASH,
+    }
+)
+"""Deaths that a request in flight may have caused."""
+
+
 class KillCause(StrEnum):
     """Why the supervisor itself ended a worker."""
 

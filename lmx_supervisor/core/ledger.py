@@ -19,8 +19,17 @@ class Entry:
     delivered_text: bool = False
     replays: int = 0
     cancelled: bool = False
+    tokens: int = 0
+    """Delivered to the reader so far."""
+    trial_until_tokens: int = 0
+    """It was in flight at a crash; until it has delivered this many tokens it is on trial."""
     internal: bool = False
     """The canary: nobody reads its events."""
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether the next crash would be held against this request alone."""
+        return self.tokens < self.trial_until_tokens
 
     @property
     def request_id(self) -> str:

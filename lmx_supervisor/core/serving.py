@@ -1,5 +1,7 @@
 """Requests: queueing, leasing, delivering, cancelling, and ending each exactly once whatever its worker does."""
 
+from collections.abc import Iterable, Iterator
+
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import (
@@ -18,6 +20,7 @@ from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.actions import Deliver, Send
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.ledger import Entry, is_terminal
+from lmx_supervisor.core.poison import is_poison
 from lmx_supervisor.core.slot import COMING, SERVING, Slot
 from lmx_supervisor.core.state import FleetState
 
@@ -39,29 +42,36 @@ class Serving:
     def arrive(self, request: GenerateRequest, now: float) -> None:
         """Lease, queue or refuse a request, in the same step that looks at the slot."""
         slot = self._state.slots.get(request.model_id)
-        refusal = self._refusal(request, slot)
+        held = self._state.suspects.of(request, now)
+        refusal = self._refusal(request, slot, poisoned=is_poison(held))
         if refusal is not None or slot is None:
             assert refusal is not None
             self._state.emit(Deliver(refusal))
             return
         entry = Entry(request, request.model_id, deadline=now + self._state.policy.queue_wait_seconds)
+        if held is not None:
+            entry.trial_until_tokens = held.tokens_at_crash + 1
         self._state.ledger.add(entry)
         slot.requests_total += 1
         slot.last_used_at = now
         slot.waiting.append(entry.request_id)
         self.dispatch(slot, now)
 
-    def _refusal(self, request: GenerateRequest, slot: Slot | None) -> Failed | None:
+    def _refusal(self, request: GenerateRequest, slot: Slot | None, *, poisoned: bool) -> Failed | None:
         def failed(code: ErrorCode, message: str, retry_after_seconds: int | None = None) -> Failed:
             return Failed(request_id=request.request_id, code=code, message=message, retry_after_seconds=retry_after_seconds)
 
         model, state = request.model_id, self._state
         if state.draining:
             return failed(ErrorCode.SHUTTING_DOWN, "The server is shutting down; try again in a moment.", 5)
-        if slot is None or slot.state in (WorkerState.STOPPED, WorkerState.FAILED, WorkerState.DRAINING):
+        gone = slot is None or slot.state in (WorkerState.STOPPED, WorkerState.FAILED)
+        if slot is None or gone or (slot.state is WorkerState.DRAINING and not slot.reload_orders):
             return failed(ErrorCode.MODEL_NOT_FOUND, _not_loaded_text(model, slot))
         if slot.state is WorkerState.QUARANTINED:
             return failed(ErrorCode.MODEL_UNSTABLE, quarantine_text(slot))
+        if poisoned:
+            text = f"This request crashed model '{model}' each time it was tried; it is refused for a while. Change it."
+            return failed(ErrorCode.REQUEST_CRASHES_MODEL, text)
         _, waiting = state.ledger.counts()
         has_room = slot.state in SERVING and len(slot.running) < slot.capacity() and not slot.waiting
         if not has_room and (len(slot.waiting) >= state.policy.queue_per_model or waiting >= state.policy.queue_total):
@@ -82,12 +92,25 @@ class Serving:
         incarnation = self._state.incarnation_of(slot)
         if incarnation is None or incarnation.ladder is not None:
             return
-        while slot.state in SERVING and slot.waiting and len(slot.running) < slot.capacity():
-            entry = self._state.ledger.get(slot.waiting.popleft())
-            assert entry is not None
+        while slot.state in SERVING and len(slot.running) < slot.capacity():
+            entry = self._next_in_line(slot)
+            if entry is None:
+                return
+            slot.waiting.remove(entry.request_id)
             self._lease(slot, entry)
             if slot.state is WorkerState.READY:
                 slot.move(WorkerState.BUSY, now, "leased a request")
+
+    def _next_in_line(self, slot: Slot) -> Entry | None:
+        """The first that may go now: one trial at a time, and trials hold up nobody else."""
+        trial_is_on = any(entry.on_trial for entry in self._entries(slot.running))
+        return next((entry for entry in self._entries(slot.waiting) if not (trial_is_on and entry.on_trial)), None)
+
+    def _entries(self, request_ids: Iterable[str]) -> Iterator[Entry]:
+        for request_id in request_ids:
+            entry = self._state.ledger.get(request_id)
+            assert entry is not None
+            yield entry
 
     def _lease(self, slot: Slot, entry: Entry) -> None:
         assert slot.incarnation is not None
@@ -125,11 +148,17 @@ class Serving:
         if isinstance(event, Text):
             entry.delivered_text = entry.delivered_text or bool(event.text)
             slot.tokens_total += event.tokens
+            was_on_trial = entry.on_trial
+            entry.tokens += event.tokens
+            if was_on_trial and not entry.on_trial:
+                self._state.suspects.acquit(entry.request)
         elif is_terminal(event):
             self._close(slot, entry)
             slot.last_used_at = now
             if isinstance(event, Finished):
                 slot.served_since_ready += 1
+                if entry.on_trial:
+                    self._state.suspects.acquit(entry.request)
         self._state.emit(Deliver(event))
 
     def _close(self, slot: Slot, entry: Entry) -> None:
@@ -174,7 +203,13 @@ class Serving:
             self._deliver_failed(request_id, code, message, retry_after_seconds)
         slot.waiting.clear()
 
-    def worker_lost(self, slot: Slot, incarnation: Incarnation, *, will_return: bool, text: str) -> None:
+    def accuse(self, incarnation: Incarnation, now: float) -> None:
+        """A worker died of what a request may have caused: hold it against the one on trial, else against all in flight."""
+        in_flight = [entry for entry in self._state.ledger.of_incarnation(incarnation.name) if not entry.internal]
+        for entry in [entry for entry in in_flight if entry.on_trial] or in_flight:
+            self._state.suspects.accuse(entry.request, entry.tokens, now)
+
+    def worker_lost(self, slot: Slot, incarnation: Incarnation, *, will_return: bool, text: str, now: float) -> None:
         """A worker died with requests: each is told, cancelled or replayed once, the oldest first in line again."""
         replayed: list[str] = []
         for entry in self._state.ledger.of_incarnation(incarnation.name):
@@ -187,6 +222,7 @@ class Serving:
             elif will_return and not entry.delivered_text and entry.replays < limits.REPLAYS_MAX:
                 entry.replays += 1
                 entry.incarnation = None
+                entry.trial_until_tokens = 1 if self._state.suspects.of(entry.request, now) is not None else 0
                 replayed.append(entry.request_id)
                 self._state.tell("request_replayed", request_id=entry.request_id, model_id=slot.model_id)
             else:

@@ -49,6 +49,8 @@ class Slot:
 
     spec: ModelSpec
     backend: str
+    digest: str = ""
+    """Of the model's files and load configuration, as they were when the load was asked for."""
     state: WorkerState = WorkerState.STOPPED
     state_since: float = 0.0
     wanted: bool = False
@@ -66,6 +68,8 @@ class Slot:
     restarts: int = 0
     failures: FailureHistory = field(default_factory=FailureHistory)
     quarantine_reason: str | None = None
+    gpu_ooms: int = 0
+    stepped_down: bool = False
     last_exit: Verdict | None = None
     last_exit_at: float = 0.0
     requests_total: int = 0

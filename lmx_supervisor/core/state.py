@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from lmx_supervisor.core.actions import Action, Tell
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.ledger import Ledger
+from lmx_supervisor.core.poison import Suspects
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.slot import Slot
 
@@ -18,6 +19,7 @@ class FleetState:
     slots: dict[str, Slot] = field(default_factory=dict)
     incarnations: dict[str, Incarnation] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
+    suspects: Suspects = field(default_factory=Suspects)
     actions: list[Action] = field(default_factory=list)
     draining: bool = False
 

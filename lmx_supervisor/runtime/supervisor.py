@@ -81,7 +81,7 @@ class Supervisor:
     async def load(self, spec: ModelSpec, backend: str, *, at_start: bool = False) -> LoadOutcome:
         """Have a model served; several callers share one load. Raises `Refusal`."""
         order_id, settled = self._new_order()
-        self.post(e.LoadWanted(order_id, spec, backend, at_start))
+        self.post(e.LoadWanted(order_id, spec, backend, at_start=at_start))
         outcome = await settled
         assert isinstance(outcome, LoadOutcome)
         return outcome

@@ -38,19 +38,27 @@ class FleetMachine(RuleBasedStateMachine):
 
     # --- operators and clients --------------------------------------------------------------------------------------------
 
-    @rule(model=models, at_start=st.booleans())
-    def load(self, model: str, at_start: bool) -> None:
-        self.orders.add(self.stage.load(model, at_start=at_start))
+    @rule(model=models, at_start=st.booleans(), digest=st.sampled_from("12"), force=st.booleans())
+    def load(self, model: str, at_start: bool, digest: str, force: bool) -> None:
+        self.orders.add(self.stage.load(model, at_start=at_start, digest=digest, force=force))
+
+    @rule(model=models)
+    def restart(self, model: str) -> None:
+        self.orders.add(self._order(e.RestartWanted, model))
+
+    @rule(model=st.one_of(models, st.none()))
+    def clear_quarantine(self, model: str | None) -> None:
+        self.orders.add(self._order(e.QuarantineClearWanted, model))
 
     @rule(model=models)
     def unload(self, model: str) -> None:
         self.orders.add(self.stage.unload(model))
 
-    @rule(model=models)
-    def ask(self, model: str) -> None:
+    @rule(model=models, prompt=st.sampled_from("xyz"))
+    def ask(self, model: str, prompt: str) -> None:
         request_id = f"r{len(self.asked)}"
         self.asked.add(request_id)
-        self.stage.ask(request_id, model)
+        self.stage.ask(request_id, model, prompt=prompt)
 
     @rule(number=st.integers(0, 30))
     def cancel(self, number: int) -> None:
@@ -169,7 +177,8 @@ class FleetMachine(RuleBasedStateMachine):
             self.stage.do(e.Exited(name, ExitObservation(code=0)))
         self._note_ends()
         assert self.asked == self.ended
-        settled = [*self.stage.of(a.LoadSettled), *self.stage.of(a.UnloadSettled), *self.stage.of(a.OrderRefused)]
+        kinds = (a.LoadSettled, a.UnloadSettled, a.QuarantineSettled, a.OrderRefused)
+        settled = [action for kind in kinds for action in self.stage.of(kind)]
         assert Counter(action.order_id for action in settled) == Counter(self.orders)
         assert len(self.stage.of(a.AllStopped)) == 1
 
@@ -178,6 +187,11 @@ class FleetMachine(RuleBasedStateMachine):
     def _slot_with_process(self, model: str) -> Slot | None:
         slot = self.stage.fleet.state.slots.get(model)
         return slot if slot is not None and slot.state in with_process else None
+
+    def _order(self, kind: type[e.RestartWanted] | type[e.QuarantineClearWanted], model: str | None) -> str:
+        order_id = f"order-{len(self.orders)}-{kind.__name__}"
+        self.stage.do(kind(order_id, model))
+        return order_id
 
     def _oldest_running(self, model: str):  # type: ignore[no-untyped-def]
         slot = self._slot_with_process(model)

@@ -74,10 +74,19 @@ class Stage:
                 new += self.do(e.Spawned(action.incarnation, self._pids))
         return new
 
-    def load(self, model_id: str = "m", *, at_start: bool = False, backend: str = "llamacpp", slots: int = 2) -> str:
+    def load(
+        self,
+        model_id: str = "m",
+        *,
+        at_start: bool = False,
+        backend: str = "llamacpp",
+        slots: int = 2,
+        digest: str = "1",
+        force: bool = False,
+    ) -> str:
         """Order a load; returns the order id."""
         self._orders += 1
-        self.do(e.LoadWanted(f"load-{self._orders}", spec(model_id, slots), backend, at_start))
+        self.do(e.LoadWanted(f"load-{self._orders}", spec(model_id, slots), backend, digest, at_start=at_start, force=force))
         return f"load-{self._orders}"
 
     def unload(self, model_id: str = "m") -> str:
@@ -134,9 +143,10 @@ class Stage:
         self.do(e.Said(incarnation, Hello(protocol=PROTOCOL_VERSION, incarnation=incarnation, pid=1, backend="llamacpp")))
         self.do(e.Said(incarnation, Imported(backend_version="1", seconds=0.1)))
 
-    def ask(self, request_id: str, model_id: str = "m") -> None:
-        """A client asks."""
-        self.do(e.RequestArrived(GenerateRequest(request_id=request_id, model_id=model_id, prompt="p")))
+    def ask(self, request_id: str, model_id: str = "m", prompt: str | None = None) -> None:
+        """A client asks; by default no two requests are the same."""
+        request = GenerateRequest(request_id=request_id, model_id=model_id, prompt=prompt or f"prompt of {request_id}")
+        self.do(e.RequestArrived(request))
 
     def text(self, request_id: str, seq: int, model_id: str = "m", text: str = "x") -> list[a.Action]:
         """The worker streams a piece."""

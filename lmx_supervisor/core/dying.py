@@ -1,0 +1,146 @@
+"""What follows a worker's death: why it died, who is told, and whether the model starts again, steps down or is quarantined."""
+
+import msgspec
+
+from lmx_protocol import limits
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.states import WorkerState
+from lmx_supervisor.core import events as e
+from lmx_supervisor.core.exit_reason import (
+    BLAMES_REQUESTS,
+    NEVER_RESTART,
+    ExitObservation,
+    ExitReason,
+    KillCause,
+    Verdict,
+    classify,
+)
+from lmx_supervisor.core.incarnation import Incarnation
+from lmx_supervisor.core.loading import Loading
+from lmx_supervisor.core.restart_policy import Quarantine, RestartAfter, decide
+from lmx_supervisor.core.roster import Roster
+from lmx_supervisor.core.serving import Serving, quarantine_text
+from lmx_supervisor.core.slot import Slot
+from lmx_supervisor.core.state import FleetState
+
+_LOAD_REFUSALS: dict[ExitReason, ErrorCode] = {
+    ExitReason.BAD_MODEL: ErrorCode.MODEL_PROBE_FAILED,
+    ExitReason.WILL_NOT_FIT: ErrorCode.INSUFFICIENT_MEMORY,
+    ExitReason.CONFIG: ErrorCode.MODEL_UNSUPPORTED_BACKEND,
+    ExitReason.LOAD_TIMEOUT: ErrorCode.MODEL_LOAD_TIMEOUT,
+    ExitReason.CANARY_FAILED: ErrorCode.MODEL_CANARY_FAILED,
+}
+
+
+class Dying:
+    """The aftermath of exits."""
+
+    def __init__(self, state: FleetState, roster: Roster, serving: Serving, loading: Loading) -> None:
+        self._state = state
+        self._roster = roster
+        self._serving = serving
+        self._loading = loading
+
+    def exited(self, event: e.Exited, now: float) -> None:
+        """A process is gone; the kernel said so."""
+        incarnation = self._state.incarnations.get(event.incarnation)
+        if incarnation is None:
+            return
+        slot = self._state.slot_of(incarnation)
+        cause = incarnation.ladder.cause if incarnation.ladder is not None else None
+        state_at_death = slot.state if slot is not None else WorkerState.SPAWNING
+        verdict = classify(event.observation, state=state_at_death, cause=cause)
+        if incarnation.load_refusal is not None and verdict.reason in NEVER_RESTART:
+            verdict = Verdict(verdict.reason, incarnation.load_refusal)
+        del self._state.incarnations[event.incarnation]
+        self._tell_exit(incarnation, slot, verdict, event.observation)
+        if slot is not None:
+            slot.last_exit, slot.last_exit_at, slot.incarnation = verdict, now, None
+            slot.note(now, f"the worker {incarnation.name} ended: {verdict.text}")
+            self._slot_lost_its_worker(slot, incarnation, verdict, now)
+        elif cause is not KillCause.STOP:
+            self._roster.spare_died(incarnation, verdict, now)
+
+    def _slot_lost_its_worker(self, slot: Slot, incarnation: Incarnation, verdict: Verdict, now: float) -> None:
+        if slot.state is WorkerState.DRAINING:
+            self._serving.worker_lost(slot, incarnation, will_return=False, text=verdict.text, now=now)
+            slot.move(WorkerState.STOPPED, now, verdict.text)
+            self._loading.stopped(slot, incarnation.footprint_bytes, now)
+            return
+        slot.move(WorkerState.CRASHED, now, verdict.text)
+        self._forgive_after_sustained_service(slot, now)
+        if verdict.reason not in NEVER_RESTART:
+            slot.failures.record(now, self._state.policy)
+        if verdict.reason in BLAMES_REQUESTS:
+            self._serving.accuse(incarnation, now)
+        decision = decide(
+            slot.failures, verdict.reason, self._state.policy, jitter_key=f"{self._state.boot_id}:{slot.model_id}"
+        )
+        will_return = isinstance(decision, RestartAfter) and slot.wanted
+        self._serving.worker_lost(slot, incarnation, will_return=will_return, text=verdict.text, now=now)
+        if isinstance(decision, Quarantine):
+            self._quarantine(slot, incarnation, decision, verdict, now)
+        elif isinstance(decision, RestartAfter) and slot.wanted:
+            self._step_down_after_gpu_oom(slot, verdict, now)
+            self._restart_after(slot, decision.seconds, verdict, now)
+        else:
+            slot.move(WorkerState.FAILED, now, "starting it again would not help, or nobody relies on it")
+            self._refuse_everyone(slot, incarnation, verdict)
+
+    def _restart_after(self, slot: Slot, delay_seconds: float, verdict: Verdict, now: float) -> None:
+        slot.restarts += 1
+        slot.restart_at = now + delay_seconds
+        slot.move(WorkerState.BACKOFF, now, f"restart in {delay_seconds:.1f} s")
+        self._state.tell(
+            "worker_restarting", model_id=slot.model_id, reason=verdict.reason, delay_seconds=delay_seconds, alarming=True
+        )
+        if delay_seconds == 0:
+            self._loading.begin(slot, now, "restart at once")
+
+    def _step_down_after_gpu_oom(self, slot: Slot, verdict: Verdict, now: float) -> None:
+        if verdict.reason is not ExitReason.GPU_OOM:
+            return
+        slot.gpu_ooms += 1
+        tokens = (slot.facts.context_length if slot.facts is not None else slot.spec.context_length) // 2
+        due = slot.gpu_ooms >= limits.GPU_OOM_STEP_DOWN_AFTER and not slot.stepped_down
+        if due and tokens >= limits.STEP_DOWN_CONTEXT_MIN_TOKENS:
+            slot.stepped_down = True
+            slot.spec = msgspec.structs.replace(slot.spec, context_length=tokens)
+            slot.note(now, f"the GPU ran out of memory twice: stepping down to a context of {tokens} tokens")
+            self._state.tell("model_stepped_down", model_id=slot.model_id, context_length=tokens, alarming=True)
+
+    def _quarantine(self, slot: Slot, incarnation: Incarnation, decision: Quarantine, verdict: Verdict, now: float) -> None:
+        slot.quarantine_reason = decision.reason
+        slot.move(WorkerState.QUARANTINED, now, decision.reason)
+        self._state.tell("model_quarantined", model_id=slot.model_id, reason=decision.reason, text=verdict.text, alarming=True)
+        self._refuse_everyone(slot, incarnation, verdict)
+
+    def _refuse_everyone(self, slot: Slot, incarnation: Incarnation, verdict: Verdict) -> None:
+        slot.wanted = False
+        code = incarnation.load_refusal_code or _LOAD_REFUSALS.get(verdict.reason, ErrorCode.MODEL_LOADER_CRASHED)
+        text = incarnation.load_refusal or f"its worker died: {verdict.text}"
+        self._loading.refuse_loads(slot, ErrorCode(code), f"Loading model '{slot.model_id}' failed: {text}")
+        quarantined = slot.state is WorkerState.QUARANTINED
+        request_code = ErrorCode.MODEL_UNSTABLE if quarantined else ErrorCode.WORKER_LOST
+        request_text = quarantine_text(slot) if quarantined else f"Model '{slot.model_id}' is gone: {verdict.text}."
+        self._serving.refuse_waiting(slot, request_code, request_text)
+
+    def _forgive_after_sustained_service(self, slot: Slot, now: float) -> None:
+        served = slot.served_since_ready > 0 and slot.ready_at is not None
+        if served and slot.ready_at is not None and now - slot.ready_at >= self._state.policy.restart_stable_seconds:
+            slot.failures.forgive()
+
+    def _tell_exit(self, incarnation: Incarnation, slot: Slot | None, verdict: Verdict, seen: ExitObservation) -> None:
+        self._state.tell(
+            "worker_exited",
+            model_id=incarnation.model_id,
+            backend=incarnation.backend,
+            incarnation=incarnation.name,
+            pid=incarnation.pid,
+            reason=verdict.reason,
+            text=verdict.text,
+            code=seen.code,
+            signal=seen.signal_number,
+            requests_running=len(slot.running) if slot is not None else 0,
+            alarming=verdict.reason is not ExitReason.STOPPED,
+        )

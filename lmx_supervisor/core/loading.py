@@ -1,0 +1,268 @@
+"""Loading, readiness, unloading and draining of slots, and the gate that quarantine puts before a load."""
+
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import AnyRequestEvent, Finished, GenerateRequest, Load, Loaded, Message, Sampling
+from lmx_protocol.states import WorkerState
+from lmx_supervisor.core import events as e
+from lmx_supervisor.core.actions import LoadSettled, OrderRefused, QuarantineSettled, Send, UnloadSettled
+from lmx_supervisor.core.exit_reason import KillCause
+from lmx_supervisor.core.incarnation import Incarnation
+from lmx_supervisor.core.roster import Roster
+from lmx_supervisor.core.serving import Serving, quarantine_text
+from lmx_supervisor.core.slot import SERVING, STARTING, Slot
+from lmx_supervisor.core.state import FleetState
+
+_TERMINAL_SLOTS_MAX = 64
+_CANARY_MAX_TOKENS = 8
+
+
+class Loading:
+    """The operators' side of the fleet."""
+
+    def __init__(self, state: FleetState, roster: Roster, serving: Serving) -> None:
+        self._state = state
+        self._roster = roster
+        self._serving = serving
+
+    # --- orders -----------------------------------------------------------------------------------------------------------
+
+    def load_wanted(self, order: e.LoadWanted, now: float) -> None:
+        """Start, join or refuse a load."""
+        state = self._state
+        if state.draining:
+            state.emit(OrderRefused(order.order_id, ErrorCode.SHUTTING_DOWN, "The server is shutting down.", 5))
+            return
+        slot = state.slots.get(order.spec.model_id)
+        if slot is None:
+            slot = state.slots[order.spec.model_id] = Slot(order.spec, order.backend, digest=order.digest, state_since=now)
+            self._forget_old_terminal_slots()
+        if slot.state in SERVING:
+            state.emit(LoadSettled(order.order_id, slot.model_id, True, None, None))
+        elif slot.state is WorkerState.DRAINING:
+            _take_order(slot, order)
+            slot.reload_orders.append(order.order_id)
+        elif slot.state is WorkerState.QUARANTINED:
+            self._load_despite_quarantine(slot, order, now)
+        else:
+            slot.load_orders.append(order.order_id)
+            if slot.state in (WorkerState.STOPPED, WorkerState.FAILED):
+                _take_order(slot, order)
+                slot.wanted = order.at_start
+                self.begin(slot, now, "a load was asked for")
+
+    def _load_despite_quarantine(self, slot: Slot, order: e.LoadWanted, now: float) -> None:
+        changed = order.backend != slot.backend or order.digest != slot.digest
+        if not changed and not order.force:
+            self._state.emit(OrderRefused(order.order_id, ErrorCode.MODEL_UNSTABLE, quarantine_text(slot)))
+            return
+        if changed:
+            self.release(slot, "another backend, other files or another configuration")
+        _take_order(slot, order)
+        slot.wanted = False
+        slot.load_orders.append(order.order_id)
+        self.begin(slot, now, "changed since its quarantine" if changed else "forced despite its quarantine")
+
+    def unload_wanted(self, order: e.UnloadWanted, now: float) -> None:
+        """Drain a slot, or refuse when there is none."""
+        slot = self._state.slots.get(order.model_id)
+        if slot is None or slot.state is WorkerState.STOPPED:
+            text = f"Model '{order.model_id}' is not loaded."
+            self._state.emit(OrderRefused(order.order_id, ErrorCode.MODEL_NOT_FOUND, text))
+            return
+        slot.unload_orders.append(order.order_id)
+        slot.wanted = False
+        self.drain_slot(slot, now + self._state.policy.drain_seconds, now, "an unload was asked for")
+
+    def restart_wanted(self, order: e.RestartWanted, now: float) -> None:
+        """Drain a serving model and load it again, as one order."""
+        slot = self._state.slots.get(order.model_id)
+        if slot is None or slot.state not in SERVING:
+            text = f"Model '{order.model_id}' is not served; load it instead."
+            self._state.emit(OrderRefused(order.order_id, ErrorCode.MODEL_NOT_FOUND, text))
+            return
+        slot.reload_orders.append(order.order_id)
+        self.drain_slot(slot, now + self._state.policy.drain_seconds, now, "a restart was asked for")
+
+    def quarantine_clear_wanted(self, order: e.QuarantineClearWanted) -> None:
+        """Release one model, or all of them."""
+        found = [
+            slot
+            for slot in self._state.slots.values()
+            if slot.state is WorkerState.QUARANTINED and order.model_id in (None, slot.model_id)
+        ]
+        if order.model_id is not None and not found:
+            text = f"Model '{order.model_id}' is not quarantined."
+            self._state.emit(OrderRefused(order.order_id, ErrorCode.MODEL_NOT_FOUND, text))
+            return
+        for slot in found:
+            self.release(slot, "an operator")
+            del self._state.slots[slot.model_id]
+        self._state.emit(QuarantineSettled(order.order_id, tuple(slot.model_id for slot in found)))
+
+    def quarantine_known(self, event: e.QuarantineKnown, now: float) -> None:
+        """A quarantine from before the last start."""
+        slot = Slot(event.spec, event.backend, digest=event.digest, state=WorkerState.QUARANTINED, state_since=now)
+        slot.quarantine_reason = event.reason
+        slot.last_exit, slot.last_exit_at = event.last_exit, now
+        slot.failures.consecutive = event.consecutive_failures
+        slot.note(now, f"quarantined since before this start: {event.reason}")
+        self._state.slots[slot.model_id] = slot
+
+    def release(self, slot: Slot, by: str) -> None:
+        """End a quarantine."""
+        slot.quarantine_reason = None
+        slot.failures.forgive()
+        slot.failures.at_seconds.clear()
+        self._state.tell("quarantine_cleared", model_id=slot.model_id, by=by)
+
+    # --- starting ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, slot: Slot, now: float, why: str) -> None:
+        """Give a slot a process: the warm spare if there is one, else a new one."""
+        slot.move(WorkerState.SPAWNING, now, why)
+        slot.loading_since = now
+        slot.facts = None
+        slot.load_progress = None
+        slot.ready_at = None
+        spare = self._roster.take_spare(slot.backend)
+        if spare is None:
+            slot.incarnation = self._roster.hire(slot.backend, slot.model_id, now).name
+            return
+        spare.model_id = slot.model_id
+        slot.incarnation = spare.name
+        slot.note(now, f"took the warm spare {spare.name}, pid {spare.pid}")
+        self.send_load(slot, spare, now)
+
+    def send_load(self, slot: Slot, incarnation: Incarnation, now: float) -> None:
+        """The worker is there: tell it what to load."""
+        slot.move(WorkerState.LOADING, now, "the worker reported for duty")
+        incarnation.load_sent_at = now
+        incarnation.last_progress_at = now
+        self._state.emit(Send(incarnation.name, Load(model=slot.spec)))
+
+    def loaded(self, slot: Slot, incarnation: Incarnation, message: Loaded, now: float) -> str | None:
+        """The weights are in memory; the canary decides. Returns what is wrong when this was not due."""
+        if slot.state is WorkerState.DRAINING:
+            return None
+        if slot.state is not WorkerState.LOADING:
+            return f"Loaded while {slot.state}"
+        slot.facts = message.facts
+        incarnation.note_footprint(message.footprint_bytes)
+        slot.move(WorkerState.WARMING, now, f"loaded in {message.seconds:.2f} s")
+        canary = GenerateRequest(
+            request_id=f"canary-{slot.incarnation}",
+            model_id=slot.model_id,
+            messages=(Message(role="user", content="Reply with exactly: OK"),),
+            max_tokens=_CANARY_MAX_TOKENS,
+            sampling=Sampling(temperature=0.0),
+        )
+        self._state.tell("model_canary_started", model_id=slot.model_id, backend=slot.backend)
+        self._serving.start_canary(slot, canary, now)
+        return None
+
+    def canary_ended(self, slot: Slot, incarnation: Incarnation, end: AnyRequestEvent, now: float) -> None:
+        """The canary's end makes a model ready, or ends its worker."""
+        if slot.state is not WorkerState.WARMING:
+            return
+        if isinstance(end, Finished) and end.usage.completion_tokens > 0:
+            self._state.tell(
+                "model_canary_passed", model_id=slot.model_id, backend=slot.backend, duration_seconds=now - slot.state_since
+            )
+            self._ready(slot, incarnation, now)
+            return
+        why = getattr(end, "message", "it ended without a token")
+        slot.note(now, f"canary failed: {why}")
+        self._state.tell("model_canary_failed", model_id=slot.model_id, backend=slot.backend, error=why, alarming=True)
+        incarnation.load_refusal, incarnation.load_refusal_code = f"the canary failed: {why}", ErrorCode.MODEL_CANARY_FAILED
+        self._roster.end(incarnation, KillCause.CANARY_FAILED, now)
+
+    def _ready(self, slot: Slot, incarnation: Incarnation, now: float) -> None:
+        slot.move(WorkerState.READY, now, "the canary passed")
+        slot.ready_at = slot.last_used_at = now
+        slot.served_since_ready = 0
+        slot.load_seconds = now - slot.loading_since
+        slot.wanted = True
+        self._state.tell(
+            "model_loaded",
+            model_id=slot.model_id,
+            backend=slot.backend,
+            format=slot.spec.format,
+            memory_bytes=incarnation.footprint_bytes,
+            duration_seconds=slot.load_seconds,
+        )
+        for order_id in slot.load_orders:
+            settled = LoadSettled(order_id, slot.model_id, False, incarnation.footprint_bytes, slot.load_seconds)
+            self._state.emit(settled)
+        slot.load_orders.clear()
+        self._roster.spare_worked(slot.backend)
+        self._serving.dispatch(slot, now)
+
+    # --- stopping ---------------------------------------------------------------------------------------------------------
+
+    def drain_slot(self, slot: Slot, until: float, now: float, why: str) -> None:
+        """Let running requests end until `until`, then stop the worker; a slot without a process is done at once."""
+        code = ErrorCode.SHUTTING_DOWN if self._state.draining else ErrorCode.MODEL_NOT_FOUND
+        if not slot.reload_orders:
+            self._serving.refuse_waiting(slot, code, f"Model '{slot.model_id}' is being unloaded: {why}.")
+        if slot.state in STARTING | SERVING:
+            interrupted = slot.state in STARTING
+            slot.move(WorkerState.DRAINING, now, why)
+            slot.drain_until = until
+            if interrupted or not slot.running:
+                self.stop_process(slot, now)
+        elif slot.state is WorkerState.DRAINING:
+            slot.drain_until = min(slot.drain_until, until)
+        elif slot.state is WorkerState.QUARANTINED:
+            self._settle_unloads(slot, None)
+        else:
+            slot.move(WorkerState.STOPPED, now, why)
+            self.stopped(slot, None, now)
+
+    def cut_drain(self, slot: Slot, now: float) -> None:
+        """The drain's time is over: end what still runs."""
+        incarnation = self._state.incarnation_of(slot)
+        assert incarnation is not None
+        text = "The server ended this answer because it had to stop; send the request again."
+        self._serving.cut_running(slot, incarnation, text)
+        self._roster.end(incarnation, KillCause.STOP, now)
+
+    def stop_process(self, slot: Slot, now: float) -> None:
+        """Ask a slot's worker to leave."""
+        incarnation = self._state.incarnation_of(slot)
+        assert incarnation is not None, slot
+        self._roster.end(incarnation, KillCause.STOP, now)
+
+    def stopped(self, slot: Slot, freed_bytes: int | None, now: float) -> None:
+        """A slot has come to rest on purpose: tell who waited, start again if somebody asked meanwhile, else forget it."""
+        text = f"The load of model '{slot.model_id}' was cancelled by an unload."
+        self.refuse_loads(slot, ErrorCode.MODEL_LOAD_CANCELLED, text)
+        self._settle_unloads(slot, freed_bytes)
+        self._state.tell("model_unloaded", model_id=slot.model_id, memory_freed_bytes=freed_bytes, reason="manual")
+        slot.load_orders, slot.reload_orders = slot.reload_orders, []
+        if slot.load_orders and not self._state.draining:
+            self.begin(slot, now, "a load was asked for while it was stopping")
+            return
+        self.refuse_loads(slot, ErrorCode.SHUTTING_DOWN, "The server is shutting down.")
+        self._serving.refuse_waiting(slot, ErrorCode.SHUTTING_DOWN, "The server is shutting down.")
+        del self._state.slots[slot.model_id]
+
+    def refuse_loads(self, slot: Slot, code: ErrorCode, text: str) -> None:
+        """Answer every load order that waits for this slot."""
+        for order_id in slot.load_orders:
+            self._state.emit(OrderRefused(order_id, code, text))
+        slot.load_orders.clear()
+
+    def _settle_unloads(self, slot: Slot, freed_bytes: int | None) -> None:
+        for order_id in slot.unload_orders:
+            self._state.emit(UnloadSettled(order_id, slot.model_id, freed_bytes))
+        slot.unload_orders.clear()
+
+    def _forget_old_terminal_slots(self) -> None:
+        failed = [slot for slot in self._state.slots.values() if slot.state is WorkerState.FAILED]
+        for slot in sorted(failed, key=lambda slot: slot.state_since)[: max(0, len(failed) - _TERMINAL_SLOTS_MAX)]:
+            del self._state.slots[slot.model_id]
+
+
+def _take_order(slot: Slot, order: e.LoadWanted) -> None:
+    slot.spec, slot.backend, slot.digest = order.spec, order.backend, order.digest
+    slot.gpu_ooms, slot.stepped_down = 0, False
