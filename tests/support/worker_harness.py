@@ -41,6 +41,7 @@ from lmx_protocol.version import PROTOCOL_VERSION
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 PATIENCE_SECONDS = 20.0
+_LAST_WORDS_SECONDS = 0.2
 
 
 class WorkerHarness:
@@ -124,7 +125,10 @@ class WorkerHarness:
             message = self.receive(left_seconds)
             if isinstance(message, kind):
                 return message
-        raise AssertionError(f"no {kind.__name__} within {within_seconds} s; got {self.messages}; stderr {self.stderr!r}")
+        raise AssertionError(
+            f"no {kind.__name__} within {within_seconds} s; exit status {self.process.poll()}; last messages "
+            f"{self.messages[-5:]}; stderr {self.stderr!r}; crash file {self.crash_file.read_text()!r}"
+        )
 
     def load(self, path: Path, **options: int) -> Loaded:
         """Give the worker its model and wait for it."""
@@ -176,7 +180,8 @@ class WorkerHarness:
         status = self.process.wait(within_seconds)
         for drain in self._drains:
             drain.join(PATIENCE_SECONDS)
-        while self.receive(0) is not None:
+        # What it said last is in the kernel's buffer, but our own I/O thread may not have read it yet.
+        while self.receive(_LAST_WORDS_SECONDS) is not None:
             pass
         return status
 
