@@ -48,6 +48,7 @@ class Supervisor:
         self._orders: dict[str, asyncio.Future[LoadOutcome | UnloadOutcome]] = {}
         self._order_numbers = itertools.count(1)
         self._inbox: deque[e.Event] = deque()
+        self._listeners: list[Callable[[a.Tell], None]] = []
         self._handling = False
         self._all_stopped = asyncio.Event()
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
@@ -105,6 +106,14 @@ class Supervisor:
         self._ticker.cancel()
         await asyncio.gather(*self._closings)
         self._context.destroy(linger=limits.ZMQ_LINGER_MILLISECONDS)
+
+    def subscribe(self, listener: Callable[[a.Tell], None]) -> None:
+        """Call `listener` with everything operators are told, in order, on the loop. It must not raise and not block."""
+        self._listeners.append(listener)
+
+    def tell(self, kind: str, *, alarming: bool = False, **fields: object) -> None:
+        """Tell operators something that did not come from the core: logged and handed to the listeners like the rest."""
+        self._tell(a.Tell(kind, fields, alarming))
 
     # --- the loop -----------------------------------------------------------------------------------------------------------
 
@@ -217,6 +226,8 @@ class Supervisor:
     def _tell(self, action: a.Tell) -> None:
         level = logging.WARNING if action.alarming else logging.INFO
         log.log(level, action.kind, extra=action.fields)
+        for listener in self._listeners:
+            listener(action)
 
     # --- small helpers ------------------------------------------------------------------------------------------------------
 
