@@ -98,6 +98,7 @@ CLOCK_GAP_SECONDS = 5.0
 
 # --- evidence -------------------------------------------------------------------------------------------------------------
 STORY_EVENTS_MAX = 200
+MEMORY_CURVE_SAMPLES_MAX = 120
 STDERR_TAIL_BYTES = 64 * 1024
 CRASH_BUNDLES_MAX = 20
 CRASH_BUNDLE_BYTES_TOTAL = 200 * 1024**2

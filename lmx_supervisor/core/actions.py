@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequestEvent, ToWorker
+from lmx_protocol.messages import AnyRequestEvent, ModelFacts, ModelSpec, Sampling, ToWorker
+from lmx_protocol.states import WorkerState
+from lmx_supervisor.core.exit_reason import ExitObservation, Verdict
 
 
 class WorkerSignal(StrEnum):
@@ -94,8 +96,54 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestTrace:
+    """A request that was in flight at a death: numbers only, never its text."""
+
+    request_id: str
+    prompt_characters: int
+    max_tokens: int | None
+    tokens_delivered: int
+    replays: int
+    on_trial: bool
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Autopsy:
+    """A worker died that should not have: everything the core knows about it, for the crash bundle."""
+
+    crash_id: str
+    model_id: str | None
+    backend: str
+    pid: int | None
+    state: WorkerState
+    verdict: Verdict
+    observation: ExitObservation
+    uptime_seconds: float
+    spec: ModelSpec | None
+    facts: ModelFacts | None
+    story: tuple[tuple[float, str], ...]
+    """Seconds before the death, and what happened."""
+    memory_curve: tuple[tuple[float, int], ...]
+    """Seconds before the death, and the footprint in bytes."""
+    requests: tuple[RequestTrace, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AllStopped:
     """The drain is over: no request and no worker is left."""
 
 
-Action = Spawn | Send | Signal | Deliver | LoadSettled | UnloadSettled | QuarantineSettled | OrderRefused | Tell | AllStopped
+Action = (
+    Spawn
+    | Send
+    | Signal
+    | Deliver
+    | LoadSettled
+    | UnloadSettled
+    | QuarantineSettled
+    | OrderRefused
+    | Tell
+    | Autopsy
+    | AllStopped
+)

@@ -1,11 +1,14 @@
 """What follows a worker's death: why it died, who is told, and whether the model starts again, steps down or is quarantined."""
 
+from dataclasses import replace
+
 import msgspec
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import events as e
+from lmx_supervisor.core.actions import Autopsy, RequestTrace
 from lmx_supervisor.core.exit_reason import (
     BLAMES_REQUESTS,
     NEVER_RESTART,
@@ -16,6 +19,7 @@ from lmx_supervisor.core.exit_reason import (
     classify,
 )
 from lmx_supervisor.core.incarnation import Incarnation
+from lmx_supervisor.core.ledger import Entry
 from lmx_supervisor.core.loading import Loading
 from lmx_supervisor.core.restart_policy import Quarantine, RestartAfter, decide
 from lmx_supervisor.core.roster import Roster
@@ -52,6 +56,9 @@ class Dying:
         verdict = classify(event.observation, state=state_at_death, cause=cause)
         if incarnation.load_refusal is not None and verdict.reason in NEVER_RESTART:
             verdict = Verdict(verdict.reason, incarnation.load_refusal)
+        if verdict.reason is not ExitReason.STOPPED:
+            verdict = replace(verdict, crash_id=incarnation.name)
+            self._state.emit(self._autopsy(incarnation, slot, state_at_death, verdict, event.observation, now))
         del self._state.incarnations[event.incarnation]
         self._tell_exit(incarnation, slot, verdict, event.observation)
         if slot is not None:
@@ -130,6 +137,32 @@ class Dying:
         if served and slot.ready_at is not None and now - slot.ready_at >= self._state.policy.restart_stable_seconds:
             slot.failures.forgive()
 
+    def _autopsy(
+        self,
+        incarnation: Incarnation,
+        slot: Slot | None,
+        state_at_death: WorkerState,
+        verdict: Verdict,
+        observation: ExitObservation,
+        now: float,
+    ) -> Autopsy:
+        in_flight = self._state.ledger.of_incarnation(incarnation.name)
+        return Autopsy(
+            crash_id=incarnation.name,
+            model_id=incarnation.model_id,
+            backend=incarnation.backend,
+            pid=incarnation.pid,
+            state=state_at_death,
+            verdict=verdict,
+            observation=observation,
+            uptime_seconds=now - incarnation.spawned_at,
+            spec=slot.spec if slot is not None else None,
+            facts=slot.facts if slot is not None else None,
+            story=tuple((now - line.at_seconds, line.text) for line in slot.story) if slot is not None else (),
+            memory_curve=tuple((now - at, size_bytes) for at, size_bytes in incarnation.memory_curve),
+            requests=tuple(_trace(entry) for entry in in_flight),
+        )
+
     def _tell_exit(self, incarnation: Incarnation, slot: Slot | None, verdict: Verdict, seen: ExitObservation) -> None:
         self._state.tell(
             "worker_exited",
@@ -139,8 +172,22 @@ class Dying:
             pid=incarnation.pid,
             reason=verdict.reason,
             text=verdict.text,
+            crash_id=verdict.crash_id,
             code=seen.code,
             signal=seen.signal_number,
             requests_running=len(slot.running) if slot is not None else 0,
             alarming=verdict.reason is not ExitReason.STOPPED,
         )
+
+
+def _trace(entry: Entry) -> RequestTrace:
+    request = entry.request
+    return RequestTrace(
+        request_id=request.request_id,
+        prompt_characters=len(request.prompt or "") + sum(len(message.content) for message in request.messages),
+        max_tokens=request.max_tokens,
+        tokens_delivered=entry.tokens,
+        replays=entry.replays,
+        on_trial=entry.on_trial,
+        sampling=request.sampling,
+    )

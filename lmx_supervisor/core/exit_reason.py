@@ -83,7 +83,7 @@ class ExitObservation:
     signal_number: int | None = None
     stderr_tail: str = ""
     crash_head: str = ""
-    """The first lines of the crash file."""
+    """The beginning of the crash file: the stacks that faulthandler wrote."""
     spawn_error: str | None = None
 
 
@@ -93,6 +93,8 @@ class Verdict:
 
     reason: ExitReason
     text: str
+    crash_id: str | None = None
+    """Of the crash bundle; None for a worker that was stopped."""
 
 
 _ABORT_PATTERNS: tuple[tuple[str, ExitReason, str], ...] = (

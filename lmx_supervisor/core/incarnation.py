@@ -1,7 +1,9 @@
 """One worker process as the core knows it: what it said, when, and which ladder it is on."""
 
+from collections import deque
 from dataclasses import dataclass, field
 
+from lmx_protocol import limits
 from lmx_protocol.messages import Beat
 from lmx_supervisor.core.exit_reason import KillCause
 
@@ -39,6 +41,8 @@ class Incarnation:
     tokens_per_second: float = 0.0
     footprint_bytes: int | None = None
     peak_footprint_bytes: int | None = None
+    memory_curve: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=limits.MEMORY_CURVE_SAMPLES_MAX))
+    """Monotonic second and footprint in bytes of the last heartbeats."""
     ladder: Ladder | None = None
     load_refusal: str | None = None
     """What the worker said was wrong with the model, if it did."""
@@ -56,6 +60,7 @@ class Incarnation:
         self.tokens_decoded = beat.tokens_decoded
         self.last_beat_at = now
         self.note_footprint(beat.footprint_bytes)
+        self.memory_curve.append((now, beat.footprint_bytes))
 
     def note_footprint(self, footprint_bytes: int) -> None:
         """Take in how much memory the process costs now."""

@@ -261,5 +261,7 @@ def _not_loaded_text(model: str, slot: Slot | None) -> str:
 
 def quarantine_text(slot: Slot) -> str:
     """Why a quarantined model is not served, in the runbook's words."""
-    last = f": {slot.last_exit.text}" if slot.last_exit is not None else ""
-    return f"Model '{slot.model_id}' is quarantined after instability ({slot.quarantine_reason}){last}."
+    text = f"Model '{slot.model_id}' is quarantined after instability ({slot.quarantine_reason})"
+    if slot.last_exit is not None:
+        text += f": {slot.last_exit.text} (crash {slot.last_exit.crash_id})"
+    return f"{text}. See `lmx crashes`; release it with `lmx quarantine clear {slot.model_id}`."

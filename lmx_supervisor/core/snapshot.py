@@ -84,4 +84,9 @@ def _exit_view(slot: Slot, now: float, unix_now: float) -> ExitView | None:
     if slot.last_exit is None:
         return None
     at_unix_seconds = unix_now - (now - slot.last_exit_at)
-    return ExitView(reason=slot.last_exit.reason, text=slot.last_exit.text, at_unix_seconds=at_unix_seconds)
+    return ExitView(
+        reason=slot.last_exit.reason,
+        text=slot.last_exit.text,
+        at_unix_seconds=at_unix_seconds,
+        crash_id=slot.last_exit.crash_id,
+    )

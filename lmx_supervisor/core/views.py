@@ -20,6 +20,7 @@ class ExitView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     text: str
     at_unix_seconds: float
+    crash_id: str | None = None
 
 
 class LoadProgressView(msgspec.Struct, frozen=True, kw_only=True):

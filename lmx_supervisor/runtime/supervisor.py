@@ -48,6 +48,7 @@ class Supervisor:
         self._orders: dict[str, asyncio.Future[LoadOutcome | UnloadOutcome]] = {}
         self._order_numbers = itertools.count(1)
         self._inbox: deque[e.Event] = deque()
+        self._coroners: list[Callable[[a.Autopsy], None]] = []
         self._listeners: list[Callable[[a.Tell], None]] = []
         self._handling = False
         self._all_stopped = asyncio.Event()
@@ -63,6 +64,7 @@ class Supervisor:
             a.UnloadSettled: self._unload_settled,
             a.OrderRefused: self._order_refused,
             a.Tell: self._tell,
+            a.Autopsy: self._autopsy,
             a.AllStopped: lambda _: self._all_stopped.set(),
         }
 
@@ -106,6 +108,10 @@ class Supervisor:
         self._ticker.cancel()
         await asyncio.gather(*self._closings)
         self._context.destroy(linger=limits.ZMQ_LINGER_MILLISECONDS)
+
+    def on_autopsy(self, listener: Callable[[a.Autopsy], None]) -> None:
+        """Call `listener` with every death that was not asked for, on the loop. It must not raise and not block."""
+        self._coroners.append(listener)
 
     def subscribe(self, listener: Callable[[a.Tell], None]) -> None:
         """Call `listener` with everything operators are told, in order, on the loop. It must not raise and not block."""
@@ -222,6 +228,10 @@ class Supervisor:
         settled = self._orders.pop(action.order_id)
         if not settled.done():
             settled.set_exception(Refusal(action.code, action.message, retry_after_seconds=action.retry_after_seconds))
+
+    def _autopsy(self, action: a.Autopsy) -> None:
+        for coroner in self._coroners:
+            coroner(action)
 
     def _tell(self, action: a.Tell) -> None:
         level = logging.WARNING if action.alarming else logging.INFO

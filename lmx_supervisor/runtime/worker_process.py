@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import zmq.asyncio
 
+from lmx_protocol import limits
 from lmx_protocol.messages import BootSpec, FromWorker, ToWorker
 from lmx_protocol.version import PROTOCOL_VERSION
 from lmx_supervisor.core.actions import WorkerSignal
@@ -24,7 +25,7 @@ _SIGNALS = {
     WorkerSignal.ABORT: signal.SIGABRT,
     WorkerSignal.KILL: signal.SIGKILL,
 }
-_CRASH_HEAD_CHARACTERS = 4096
+_CRASH_HEAD_CHARACTERS = limits.STDERR_TAIL_BYTES
 
 
 ExitCallback = Callable[[ExitObservation, "asyncio.Task[None]"], None]
