@@ -82,8 +82,7 @@ FRAME_BYTES_MAX_DOWN = 64 * 1024**2
 ZMQ_HIGH_WATER_MESSAGES = 1000
 ZMQ_LINGER_MILLISECONDS = 0
 ZMQ_HANDSHAKE_MILLISECONDS = 2000
-ZMQ_HEARTBEAT_MILLISECONDS = 2000
-ZMQ_HEARTBEAT_TIMEOUT_MILLISECONDS = 6000
+LAST_WORDS_SECONDS = 0.05
 IPC_PATH_BYTES_MAX = 90
 
 # --- host -----------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import cast
 
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
 
 from lmx_protocol import limits
 from lmx_protocol.codec import decode_from_worker, encode
@@ -52,8 +53,12 @@ class Link:
         self._socket.curve_publickey = own_keys.public
         self._socket.curve_secretkey = own_keys.secret
         self._socket.curve_serverkey = worker_public_key
+        self._connected = False
+        self._disconnected = asyncio.Event()
+        self._monitor: zmq.asyncio.Socket = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
         self._socket.connect(endpoint)
-        self._reader = asyncio.get_running_loop().create_task(self._read())
+        loop = asyncio.get_running_loop()
+        self._tasks = (loop.create_task(self._read()), loop.create_task(self._watch_connection()))
 
     def send(self, message: ToWorker) -> None:
         """Send now or report a violation: a worker that does not drain its control messages is broken."""
@@ -66,12 +71,34 @@ class Link:
         if sent.done() and sent.exception() is not None:
             self._on_violation(f"it does not read its messages: {sent.exception()}")
 
+    async def hear_last_words(self) -> None:
+        """After the worker's death: hand over what it had sent and the kernel still holds, before anybody judges it.
+
+        libzmq says that the peer is gone after it has read all that came from it.
+        """
+        if not self._connected:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._disconnected.wait(), limits.LAST_WORDS_SECONDS)
+        while await self._socket.poll(0):  # noqa: ASYNC110 - the reader task empties it; libzmq tells nobody when it has
+            await asyncio.sleep(0)
+
     async def close(self) -> None:
         """Close the socket and end the reader."""
-        self._reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reader
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._socket.disable_monitor()
         self._socket.close(linger=limits.ZMQ_LINGER_MILLISECONDS)
+
+    async def _watch_connection(self) -> None:
+        while True:
+            event = await recv_monitor_message(self._monitor)
+            if event["event"] == zmq.EVENT_CONNECTED:
+                self._connected = True
+            else:
+                self._disconnected.set()
 
     async def _read(self) -> None:
         while True:
@@ -90,9 +117,9 @@ def _configure(socket: "zmq.asyncio.Socket") -> None:
     socket.setsockopt(zmq.RCVHWM, limits.ZMQ_HIGH_WATER_MESSAGES)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.FRAME_BYTES_MAX_UP)
     socket.setsockopt(zmq.HANDSHAKE_IVL, limits.ZMQ_HANDSHAKE_MILLISECONDS)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, limits.ZMQ_HEARTBEAT_MILLISECONDS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, limits.ZMQ_HEARTBEAT_TIMEOUT_MILLISECONDS)
-    # The socket file appears when the worker has bound; until then each retry costs nothing and Hello should not wait for it.
+    # No ZMTP heartbeats: after a sleep of the machine they would drop a good connection, and the frames in it. The kernel
+    # tells us about deaths and the worker's own beat about hangs. The socket file appears when the worker has bound; until
+    # then each retry costs nothing and Hello should not wait for it.
     socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
 
 

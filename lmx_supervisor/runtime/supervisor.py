@@ -43,7 +43,7 @@ class Supervisor:
         self._context = zmq.asyncio.Context()
         self._processes: dict[str, WorkerProcess] = {}
         self._answers: dict[str, OpenAnswer] = {}
-        self._closings: set[asyncio.Task[None]] = set()
+        self._burials: set[asyncio.Task[None]] = set()
         self._leases: dict[str, str] = {}
         self._orders: dict[str, asyncio.Future[LoadOutcome | UnloadOutcome]] = {}
         self._order_numbers = itertools.count(1)
@@ -106,7 +106,7 @@ class Supervisor:
         self.shorten_drain(seconds)
         await self._all_stopped.wait()
         self._ticker.cancel()
-        await asyncio.gather(*self._closings)
+        await asyncio.gather(*self._burials)
         self._context.destroy(linger=limits.ZMQ_LINGER_MILLISECONDS)
 
     def on_autopsy(self, listener: Callable[[a.Autopsy], None]) -> None:
@@ -167,7 +167,7 @@ class Supervisor:
                 timing=self._timing,
                 on_message=lambda message: self.post(e.Said(name, message)),
                 on_violation=lambda detail: self.post(e.Misbehaved(name, detail)),
-                on_exit=lambda observation, closing: self._exited(name, observation, closing),
+                on_exit=lambda observation: self._exited(name, observation),
             )
         except (OSError, RunDirError) as error:
             self.post(e.SpawnFailed(name, str(error)))
@@ -175,10 +175,11 @@ class Supervisor:
         self._processes[name] = process
         self.post(e.Spawned(name, process.pid))
 
-    def _exited(self, name: str, observation: ExitObservation, closing: "asyncio.Task[None]") -> None:
-        del self._processes[name]
-        self._closings.add(closing)
-        closing.add_done_callback(self._closings.discard)
+    def _exited(self, name: str, observation: ExitObservation) -> None:
+        burial = self._processes.pop(name).burial
+        assert burial is not None
+        self._burials.add(burial)
+        burial.add_done_callback(self._burials.discard)
         self.post(e.Exited(name, observation))
 
     def _send(self, action: a.Send) -> None:

@@ -28,10 +28,6 @@ _SIGNALS = {
 _CRASH_HEAD_CHARACTERS = limits.STDERR_TAIL_BYTES
 
 
-ExitCallback = Callable[[ExitObservation, "asyncio.Task[None]"], None]
-"""Called with what was seen, and the task that frees what is left of ours."""
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerTiming:
     """The worker's own clockwork, from the configuration."""
@@ -54,7 +50,7 @@ class WorkerProcess:
         timing: WorkerTiming,
         on_message: Callable[[FromWorker], None],
         on_violation: Callable[[str], None],
-        on_exit: ExitCallback,
+        on_exit: Callable[[ExitObservation], None],
     ) -> None:
         """Start the process. Raises `OSError` when the system cannot."""
         loop = asyncio.get_running_loop()
@@ -101,8 +97,17 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, _SIGNALS[which])
 
+    @property
+    def burial(self) -> "asyncio.Task[None] | None":
+        """Once the process has ended: the task that hears its last words, reports its exit and frees what is left of ours."""
+        return self._closing
+
     def _ended(self, status: int) -> None:
+        self._closing = asyncio.get_running_loop().create_task(self._bury(status))
+
+    async def _bury(self, status: int) -> None:
         self._output.close()
+        await self._link.hear_last_words()
         observation = ExitObservation(
             code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             signal_number=os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
@@ -110,10 +115,7 @@ class WorkerProcess:
             crash_head=self._read_crash_head(),
         )
         os.close(self._life_fd)
-        self._closing = asyncio.get_running_loop().create_task(self._close())
-        self._on_exit(observation, self._closing)
-
-    async def _close(self) -> None:
+        self._on_exit(observation)
         await self._link.close()
         self._run_dir.forget(self._incarnation)
 

@@ -32,7 +32,6 @@ def test_a_worker_is_suspected_before_it_is_given_up() -> None:
     assert limits.LOAD_STALL_SUSPECT_SECONDS < limits.LOAD_STALL_SECONDS < limits.LOAD_TOTAL_SECONDS
     assert limits.STOP_GRACE_SECONDS < limits.STOP_GRACE_LARGE_SECONDS
     assert limits.RESTART_INITIAL_SECONDS < limits.RESTART_MAX_SECONDS < limits.RESTART_WINDOW_SECONDS
-    assert limits.ZMQ_HEARTBEAT_MILLISECONDS < limits.ZMQ_HEARTBEAT_TIMEOUT_MILLISECONDS
     assert 0 < limits.MEMORY_SOFT_RATIO < limits.MEMORY_HARD_RATIO < 1
 
 
