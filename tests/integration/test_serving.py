@@ -105,14 +105,25 @@ def test_a_request_that_kills_every_worker_is_told_so(server: LiveServer) -> Non
     assert answer.headers["retry-after"]
 
 
+def test_a_request_that_crashes_its_model_twice_is_refused_and_the_model_stays(server: LiveServer) -> None:
+    """The same request again is 422 `request_crashes_model`, at once; everybody else is served."""
+    server.script("m", 'faults: [{when: request, contains: "poison", do: segfault}]')
+    server.load("m")
+    assert server.chat("m", "poison").status_code == 503
+    refused = server.chat("m", "poison")
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "request_crashes_model")
+    assert server.chat("m", "harmless").status_code == 200
+
+
 def test_a_model_that_keeps_crashing_is_quarantined_and_the_others_do_not_notice(server: LiveServer) -> None:
     """Three deaths in a row: 409 `model_unstable` from then on; the neighbour answers all the time."""
     server.script("bad", 'faults: [{when: request, contains: "poison", do: abort, line: "GGML_ASSERT(x) failed"}]')
     server.script("good")
     server.load("bad")
     server.load("good")
-    for _ in range(2):
-        server.chat("bad", "poison")
+    for prompt in ("poison a", "poison b"):
+        assert server.chat("bad", prompt).status_code == 503
     server.wait_for_state("bad", "quarantined")
     answer = server.chat("bad", "harmless")
 
