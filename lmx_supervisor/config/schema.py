@@ -32,10 +32,14 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     """Address to listen on; set both keys before choosing one that other machines can reach."""
     port: Port = 1234
     """0 takes a free port; the log and `<home>/server.json` say which."""
+    allowed_hosts: tuple[Text, ...] = ()
+    """On the loopback: further host names this service goes by, and sites whose pages may use it; names only, without port."""
     connections_max: Annotated[int, Meta(ge=1, le=65536)] = limits.HTTP_CONNECTIONS_MAX
-    """Open connections at one time."""
+    """Open connections at one time; fewer where the limit of open files does not allow them."""
     body_bytes_max: Annotated[int, Meta(ge=1024, le=256 * 1024**2)] = limits.BODY_BYTES_MAX
     """Largest request body."""
+    held_bodies_bytes_max: Annotated[int, Meta(ge=1024, le=64 * 1024**3)] = limits.HELD_BODIES_BYTES_MAX
+    """What the bodies of all requests under way may take together."""
     body_seconds: Positive = limits.BODY_SECONDS
     """How long a client may take to send its body."""
     drain_seconds: Positive = limits.DRAIN_SECONDS
@@ -91,7 +95,7 @@ class SupervisionConfig(Section, frozen=True, kw_only=True):
     beat_interval_seconds: Positive = limits.BEAT_INTERVAL_SECONDS
     """How often a worker says that it is alive."""
     beat_suspect_seconds: Positive = limits.BEAT_SUSPECT_SECONDS
-    """A worker silent for this long gets no new requests."""
+    """A worker silent for this long is shown as suspect."""
     beat_dead_seconds: Positive = limits.BEAT_DEAD_SECONDS
     """A worker silent for this long is killed and restarted."""
     progress_stall_seconds: Positive = limits.PROGRESS_STALL_SECONDS
@@ -120,6 +124,9 @@ class SupervisionConfig(Section, frozen=True, kw_only=True):
     """More restarts than this in the window and the model stays down."""
     quarantine_threshold: Annotated[int, Meta(ge=1, le=1000)] = limits.QUARANTINE_THRESHOLD
     """Failures in a row after which a model is not routed to any more."""
+    worker_memory_bytes_max: Annotated[int, Meta(ge=64 * 1024**2, le=2**50)] | None = None
+    """Memory one worker may cost: at 85 % it gets no new requests, at 95 % it is replaced in order, at 100 % at once.
+    null: no bound."""
 
 
 class LoggingConfig(Section, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ class ExitReason(StrEnum):
     WORKER_BUG = "worker_bug"
     LOAD_FAILED = "load_failed"
     OOM_SUSPECTED = "oom_suspected"
+    MEMORY_EXCEEDED = "memory_exceeded"
     GPU_OOM = "gpu_oom"
     GPU_FAULT = "gpu_fault"
     NATIVE_ASSERT = "native_assert"
@@ -73,6 +74,8 @@ class KillCause(StrEnum):
     NO_PROGRESS = "no_progress"
     VIOLATION = "violation"
     VERSION = "version"
+    MEMORY_HIGH = "memory_high"
+    MEMORY_LIMIT = "memory_limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ _KILL_TEXTS: dict[KillCause, tuple[ExitReason, str]] = {
     KillCause.NO_BEAT: (ExitReason.HUNG, "it was killed because its heartbeat stopped"),
     KillCause.NO_PROGRESS: (ExitReason.HUNG, "it was killed because its engine stood still with requests in flight"),
     KillCause.VIOLATION: (ExitReason.PROTOCOL_VIOLATION, "it was killed because it broke the protocol"),
+    KillCause.MEMORY_HIGH: (ExitReason.MEMORY_EXCEEDED, "it was replaced in order because it cost more memory than it may"),
+    KillCause.MEMORY_LIMIT: (ExitReason.MEMORY_EXCEEDED, "it was killed because it reached the limit of its memory"),
     KillCause.VERSION: (ExitReason.PROTOCOL, "it speaks another protocol version than the supervisor; reinstall LMX"),
 }
 

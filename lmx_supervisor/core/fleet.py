@@ -28,6 +28,7 @@ from lmx_supervisor.core.dying import Dying
 from lmx_supervisor.core.exit_reason import ExitObservation, KillCause
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.loading import Loading
+from lmx_supervisor.core.memory_watch import MemoryWatch
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.roster import Roster
 from lmx_supervisor.core.serving import ForeignEventError, Serving
@@ -44,6 +45,7 @@ class Fleet:
         self._serving = Serving(self._state)
         self._loading = Loading(self._state, self._roster, self._serving)
         self._dying = Dying(self._state, self._roster, self._serving, self._loading)
+        self._memory = MemoryWatch(self._state, self._roster, self._serving)
         self._drain_until = 0.0
         self._all_stopped_told = False
         self._last_tick: float | None = None
@@ -129,6 +131,7 @@ class Fleet:
             incarnation.note_beat(message, now)
         elif isinstance(message, Imported):
             incarnation.imported_at = incarnation.last_progress_at = now
+            incarnation.backend_version = message.backend_version
         elif isinstance(message, LoadFailed):
             incarnation.load_refusal, incarnation.load_refusal_code = message.message, message.code
         elif isinstance(message, Goodbye):
@@ -206,6 +209,7 @@ class Fleet:
             self._state.tell("clock_gap", seconds=gap_seconds, alarming=True)
         for slot in list(self._state.slots.values()):
             self._serving.expire_waiting(slot, now)
+            self._memory.look(slot, now)
             if slot.state is WorkerState.BACKOFF and now >= slot.restart_at:
                 self._loading.begin(slot, now, "the backoff is over")
             elif slot.state is WorkerState.DRAINING and slot.running and now >= slot.drain_until:

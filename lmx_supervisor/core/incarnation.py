@@ -32,6 +32,8 @@ class Incarnation:
     """None: a spare."""
     hello_at: float | None = None
     imported_at: float | None = None
+    backend_version: str | None = None
+    """Told with the import; None: it never got that far."""
     load_sent_at: float | None = None
     last_progress_at: float = 0.0
     """Of the load or the engine."""
@@ -43,12 +45,21 @@ class Incarnation:
     peak_footprint_bytes: int | None = None
     memory_curve: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=limits.MEMORY_CURVE_SAMPLES_MAX))
     """Monotonic second and footprint in bytes of the last heartbeats."""
+    memory_mark: int = 0
+    """How close it is to the memory it may cost, as `memory_watch.MemoryMark`; above 0 it gets no new requests."""
+    retire_by: float | None = None
+    """It is to be replaced once its requests have ended, and at this time whether they have or not."""
     ladder: Ladder | None = None
     load_refusal: str | None = None
     """What the worker said was wrong with the model, if it did."""
     load_refusal_code: str | None = None
     ended_requests: dict[str, None] = field(default_factory=dict)
     """Requests of this worker that the supervisor ended first; their late events are dropped, not violations."""
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether it may be given requests."""
+        return self.ladder is None and self.retire_by is None and not self.memory_mark
 
     def note_beat(self, beat: Beat, now: float) -> None:
         """Take in a heartbeat."""
@@ -71,7 +82,7 @@ class Incarnation:
         """Forget that time passed: the machine slept or the supervisor was stopped."""
         for name in ("spawned_at", "last_progress_at", "last_beat_at"):
             setattr(self, name, getattr(self, name) + seconds)
-        for name in ("hello_at", "imported_at", "load_sent_at"):
+        for name in ("hello_at", "imported_at", "load_sent_at", "retire_by"):
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value + seconds)

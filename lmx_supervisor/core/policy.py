@@ -8,7 +8,7 @@ from lmx_supervisor.config.schema import Config
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Bounds and delays, all in seconds or counts. Field by field: `config.schema`."""
+    """Bounds and delays, all in seconds, bytes or counts. Field by field: `config.schema`."""
 
     hello_seconds: float = limits.SPAWN_HELLO_SECONDS
     load_stall_seconds: float = limits.LOAD_STALL_SECONDS
@@ -29,6 +29,7 @@ class Policy:
     restart_window_seconds: float = limits.RESTART_WINDOW_SECONDS
     restart_max_in_window: int = limits.RESTART_MAX_IN_WINDOW
     quarantine_threshold: int = limits.QUARANTINE_THRESHOLD
+    worker_memory_bytes_max: int | None = None
     queue_per_model: int = limits.QUEUE_PER_MODEL
     queue_total: int = limits.QUEUE_TOTAL
     queue_wait_seconds: float = limits.QUEUE_WAIT_SECONDS
@@ -58,6 +59,7 @@ def policy_of(config: Config) -> Policy:
         restart_window_seconds=supervision.restart_window_seconds,
         restart_max_in_window=supervision.restart_max_in_window,
         quarantine_threshold=supervision.quarantine_threshold,
+        worker_memory_bytes_max=supervision.worker_memory_bytes_max,
         queue_per_model=models.queue_per_model,
         queue_total=models.queue_total,
         queue_wait_seconds=models.queue_wait_seconds,

@@ -88,9 +88,9 @@ class Serving:
     # --- leasing ------------------------------------------------------------------------------------------------------
 
     def dispatch(self, slot: Slot, now: float) -> None:
-        """Lease waiting requests while the worker has room; one that is being ended gets no more: they wait for the next."""
+        """Lease waiting requests while the worker has room; one that is to be replaced gets no more: they wait for the next."""
         incarnation = self._state.incarnation_of(slot)
-        if incarnation is None or incarnation.ladder is not None:
+        if incarnation is None or not incarnation.takes_work:
             return
         while slot.state in SERVING and len(slot.running) < slot.capacity():
             entry = self._next_in_line(slot)

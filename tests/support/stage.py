@@ -104,9 +104,9 @@ class Stage:
         name = self.incarnation(model_id)
         self.say(Hello(protocol=protocol, incarnation=name, pid=1, backend="llamacpp"), model_id)
 
-    def loaded(self, model_id: str = "m") -> None:
+    def loaded(self, model_id: str = "m", footprint_bytes: int = 1000) -> None:
         """The worker of a model has its weights."""
-        self.say(Loaded(facts=facts(self.slot(model_id).spec.slots), seconds=0.1, footprint_bytes=1000), model_id)
+        self.say(Loaded(facts=facts(self.slot(model_id).spec.slots), seconds=0.1, footprint_bytes=footprint_bytes), model_id)
 
     def canary(self, model_id: str = "m", tokens: int = 2) -> None:
         """The canary of a model ends well."""
