@@ -1,7 +1,8 @@
 """Chat templates: the Jinja programs inside model files that turn messages into the prompt the model was trained on.
 
-A template is a stranger's code. It runs in Jinja's immutable sandbox with the names the Hugging Face convention promises:
-`messages`, `add_generation_prompt`, `bos_token`, `eos_token`, `tools`, `documents`, `raise_exception`, `strftime_now` and `tojson`.
+A template is a stranger's code. It runs in Jinja's immutable sandbox with the names the Hugging Face convention promises
+(`messages`, `add_generation_prompt`, `bos_token`, `eos_token`, `tools`, `documents`, `raise_exception`, `strftime_now`,
+`tojson`) and nothing else.
 """
 
 import json
