@@ -90,6 +90,8 @@ class Link:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._socket.disable_monitor()
+        # pyzmq only forgets it: each death would cost a descriptor.
+        self._monitor.close(linger=limits.ZMQ_LINGER_MILLISECONDS)
         self._socket.close(linger=limits.ZMQ_LINGER_MILLISECONDS)
 
     async def _watch_connection(self) -> None:

@@ -19,7 +19,7 @@ from tests.support.live import LiveServer, wait_until
 SETTLE_SECONDS = 5.0
 NEXT_REQUEST_SECONDS = 10.0
 _LOG_MUST_NOT_SAY = ("Traceback", "never awaited", "Task was destroyed", "core_failed")
-_ZMQ_CONTEXT = Counter({"anon_inode:[eventpoll]": 2, "anon_inode:[eventfd]": 4})
+_ZMQ_CONTEXT = Counter({"anon_inode:[eventpoll]": 2, "anon_inode:[eventfd]": 2})
 """What libzmq opens once, with the first worker."""
 _THREADS_ON_DEMAND_MAX = 2 + 2 * min(32, (os.cpu_count() or 1) + 4)
 """The two of libzmq, and the pools of asyncio and the catalog, which grow on demand to a bound."""
