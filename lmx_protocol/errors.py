@@ -17,6 +17,7 @@ class ErrorCode(StrEnum):
     MODEL_LOADING = "model_loading"
     MODEL_UNSTABLE = "model_unstable"
     MODEL_INCOMPLETE = "model_incomplete"
+    MODEL_TRUNCATED = "model_truncated"
     MODEL_UNSUPPORTED_ARCH = "model_unsupported_arch"
     MODEL_UNSUPPORTED_BACKEND = "model_unsupported_backend"
     MODEL_LOAD_TIMEOUT = "model_load_timeout"

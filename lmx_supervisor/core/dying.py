@@ -23,7 +23,7 @@ from lmx_supervisor.core.ledger import Entry
 from lmx_supervisor.core.loading import Loading
 from lmx_supervisor.core.restart_policy import Quarantine, RestartAfter, decide
 from lmx_supervisor.core.roster import Roster
-from lmx_supervisor.core.serving import Serving, quarantine_text
+from lmx_supervisor.core.serving import Serving, lost_its_files, quarantine_text
 from lmx_supervisor.core.slot import Slot
 from lmx_supervisor.core.state import FleetState
 
@@ -33,6 +33,7 @@ _LOAD_REFUSALS: dict[ExitReason, ErrorCode] = {
     ExitReason.CONFIG: ErrorCode.MODEL_UNSUPPORTED_BACKEND,
     ExitReason.LOAD_TIMEOUT: ErrorCode.MODEL_LOAD_TIMEOUT,
     ExitReason.CANARY_FAILED: ErrorCode.MODEL_CANARY_FAILED,
+    ExitReason.MODEL_TRUNCATED: ErrorCode.MODEL_TRUNCATED,
 }
 
 
@@ -60,7 +61,7 @@ class Dying:
             verdict = replace(verdict, crash_id=incarnation.name)
             self._state.emit(self._autopsy(incarnation, slot, state_at_death, verdict, event.observation, now))
         del self._state.incarnations[event.incarnation]
-        self._tell_exit(incarnation, slot, verdict, event.observation)
+        self._tell_exit(incarnation, slot, state_at_death, verdict, event.observation)
         if slot is not None:
             slot.last_exit, slot.last_exit_at, slot.incarnation = verdict, now, None
             slot.note(now, f"the worker {incarnation.name} ended: {verdict.text}")
@@ -119,7 +120,17 @@ class Dying:
     def _quarantine(self, slot: Slot, incarnation: Incarnation, decision: Quarantine, verdict: Verdict, now: float) -> None:
         slot.quarantine_reason = decision.reason
         slot.move(WorkerState.QUARANTINED, now, decision.reason)
-        self._state.tell("model_quarantined", model_id=slot.model_id, reason=decision.reason, text=verdict.text, alarming=True)
+        self._state.tell(
+            "model_quarantined",
+            model_id=slot.model_id,
+            backend=slot.backend,
+            backend_version=incarnation.backend_version,
+            reason=decision.reason,
+            text=verdict.text,
+            crash_id=verdict.crash_id,
+            while_serving=slot.ready_at is not None,
+            alarming=True,
+        )
         self._refuse_everyone(slot, incarnation, verdict)
 
     def _refuse_everyone(self, slot: Slot, incarnation: Incarnation, verdict: Verdict) -> None:
@@ -128,7 +139,8 @@ class Dying:
         text = incarnation.load_refusal or f"its worker died: {verdict.text}"
         self._loading.refuse_loads(slot, ErrorCode(code), f"Loading model '{slot.model_id}' failed: {text}")
         quarantined = slot.state is WorkerState.QUARANTINED
-        request_code = ErrorCode.MODEL_UNSTABLE if quarantined else ErrorCode.WORKER_LOST
+        down_code = ErrorCode.MODEL_TRUNCATED if lost_its_files(slot) else ErrorCode.WORKER_LOST
+        request_code = ErrorCode.MODEL_UNSTABLE if quarantined else down_code
         request_text = quarantine_text(slot) if quarantined else f"Model '{slot.model_id}' is gone: {verdict.text}."
         self._serving.refuse_waiting(slot, request_code, request_text)
 
@@ -163,13 +175,17 @@ class Dying:
             requests=tuple(_trace(entry) for entry in in_flight),
         )
 
-    def _tell_exit(self, incarnation: Incarnation, slot: Slot | None, verdict: Verdict, seen: ExitObservation) -> None:
+    def _tell_exit(
+        self, incarnation: Incarnation, slot: Slot | None, state_at_death: WorkerState, verdict: Verdict, seen: ExitObservation
+    ) -> None:
         self._state.tell(
             "worker_exited",
             model_id=incarnation.model_id,
             backend=incarnation.backend,
+            backend_version=incarnation.backend_version,
             incarnation=incarnation.name,
             pid=incarnation.pid,
+            state=state_at_death,
             reason=verdict.reason,
             text=verdict.text,
             crash_id=verdict.crash_id,

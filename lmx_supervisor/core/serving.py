@@ -18,6 +18,7 @@ from lmx_protocol.messages import (
 )
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.actions import Deliver, Send
+from lmx_supervisor.core.exit_reason import ExitReason
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.ledger import Entry, is_terminal
 from lmx_supervisor.core.poison import is_poison
@@ -66,7 +67,8 @@ class Serving:
             return failed(ErrorCode.SHUTTING_DOWN, "The server is shutting down; try again in a moment.", 5)
         gone = slot is None or slot.state in (WorkerState.STOPPED, WorkerState.FAILED)
         if slot is None or gone or (slot.state is WorkerState.DRAINING and not slot.reload_orders):
-            return failed(ErrorCode.MODEL_NOT_FOUND, _not_loaded_text(model, slot))
+            code = ErrorCode.MODEL_TRUNCATED if slot is not None and lost_its_files(slot) else ErrorCode.MODEL_NOT_FOUND
+            return failed(code, _not_loaded_text(model, slot))
         if slot.state is WorkerState.QUARANTINED:
             return failed(ErrorCode.MODEL_UNSTABLE, quarantine_text(slot))
         if poisoned:
@@ -252,9 +254,15 @@ class Serving:
         self._state.emit(Deliver(failed))
 
 
+def lost_its_files(slot: Slot) -> bool:
+    """Whether a slot is down because its model's files were cut short: no load can help before they are whole again."""
+    truncated = slot.last_exit is not None and slot.last_exit.reason is ExitReason.MODEL_TRUNCATED
+    return truncated and slot.state is WorkerState.FAILED
+
+
 def _not_loaded_text(model: str, slot: Slot | None) -> str:
     if slot is not None and slot.state is WorkerState.FAILED and slot.last_exit is not None:
-        return f"Model '{model}' is not loaded: its last load failed, {slot.last_exit.text}."
+        return f"Model '{model}' is not loaded: {slot.last_exit.text}."
     how = f"Load it with `lmx load {model}` or POST /admin/models/load; `lmx ls` lists what is here."
     return f"Model '{model}' is not loaded. {how}"
 

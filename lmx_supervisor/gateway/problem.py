@@ -28,6 +28,8 @@ class EdgeCode(StrEnum):
     BODY_TIMEOUT = "request_timeout"
     HEADERS_TOO_LARGE = "headers_too_large"
     NOT_IMPLEMENTED = "not_implemented"
+    FOREIGN_HOST = "foreign_host"
+    FOREIGN_ORIGIN = "foreign_origin"
 
 
 Code = ErrorCode | EdgeCode
@@ -51,6 +53,7 @@ KINDS: Mapping[Code, Kind] = {
     ErrorCode.MODEL_LOADING: Kind(503, "server_error", retry_after_seconds=5),
     ErrorCode.MODEL_UNSTABLE: Kind(409, "conflict"),
     ErrorCode.MODEL_INCOMPLETE: Kind(409, "conflict"),
+    ErrorCode.MODEL_TRUNCATED: Kind(422, "invalid_request_error"),
     ErrorCode.MODEL_UNSUPPORTED_ARCH: Kind(422, "not_supported_error"),
     ErrorCode.MODEL_UNSUPPORTED_BACKEND: Kind(422, "not_supported_error"),
     ErrorCode.MODEL_LOAD_TIMEOUT: Kind(409, "conflict"),
@@ -75,6 +78,8 @@ KINDS: Mapping[Code, Kind] = {
     EdgeCode.BODY_TIMEOUT: Kind(408, "invalid_request_error"),
     EdgeCode.HEADERS_TOO_LARGE: Kind(431, "invalid_request_error"),
     EdgeCode.NOT_IMPLEMENTED: Kind(501, "invalid_request_error"),
+    EdgeCode.FOREIGN_HOST: Kind(403, "permission_error"),
+    EdgeCode.FOREIGN_ORIGIN: Kind(403, "permission_error"),
 }
 
 CLOSE = {"Connection": "close"}
