@@ -115,7 +115,9 @@ async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, path
     open_files = raise_open_files_limit()
     http_stop = asyncio.Event()
     async with running_service(config, home, paths) as running:
-        http = asyncio.create_task(serve_http(create_app(running.service), config, [listener], http_stop))
+        http = asyncio.create_task(
+            serve_http(create_app(running.service), config, [listener], http_stop, open_files_max=open_files)
+        )
         try:
             _announce(home, url)
             log.info(

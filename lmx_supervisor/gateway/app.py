@@ -1,6 +1,6 @@
 """The whole HTTP interface as one ASGI application: the routes, who may reach them, and the layers around them.
 
-    edge (id, log, failures) → framing → router → key check → endpoint
+    edge (id, log, failures) → framing → foreign sites → held bodies → router → key check → endpoint
 
 Endpoints get the service by their constructor and know nothing of processes. The same application runs under `listener`, under
 any other ASGI server, and in tests without a socket.
@@ -21,14 +21,16 @@ from lmx_supervisor.gateway.answer_reader import AbandonedAnswers
 from lmx_supervisor.gateway.auth import RequireAdminKey, RequireInferenceKey
 from lmx_supervisor.gateway.dialects.openai_chat import ChatCompletions
 from lmx_supervisor.gateway.edge import Edge
+from lmx_supervisor.gateway.foreign_sites import RefuseForeignSites
 from lmx_supervisor.gateway.framing import DiscardUnreadBody, RefuseBadHeaders
+from lmx_supervisor.gateway.held_bodies import BoundHeldBodies
 from lmx_supervisor.gateway.models import Models
 from lmx_supervisor.gateway.probes import Probes
 from lmx_supervisor.gateway.problem import Problem
 
 
 def create_app(service: Service) -> Starlette:
-    """The application for one service. It holds no state of its own but the answers that clients abandoned."""
+    """The application for one service. Its only state: the answers that clients abandoned, and how much of bodies is held."""
     probes = Probes(service)
     app = Starlette(
         routes=[
@@ -40,7 +42,13 @@ def create_app(service: Service) -> Starlette:
             ),
             Mount("/admin", app=_router(_admin_routes(service)), middleware=[Middleware(RequireAdminKey, service=service)]),
         ],
-        middleware=[Middleware(DiscardUnreadBody), Middleware(Edge), Middleware(RefuseBadHeaders)],
+        middleware=[
+            Middleware(DiscardUnreadBody),
+            Middleware(Edge),
+            Middleware(RefuseBadHeaders),
+            Middleware(RefuseForeignSites, service=service),
+            Middleware(BoundHeldBodies, service=service),
+        ],
         exception_handlers={HTTPException: raise_as_problem},
     )
     app.router.redirect_slashes = False

@@ -44,6 +44,9 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, whatever happens below."""
+        if scope["type"] == "websocket":
+            await self._refuse_or_pass_on(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -63,6 +66,14 @@ class Edge:
                 await internal_error().response()(scope, receive, exchange.send)
         finally:
             exchange.log()
+
+    async def _refuse_or_pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A problem with a WebSocket's handshake: to the client a 403, whatever it is."""
+        try:
+            await self._app(scope, receive, send)
+        except Problem as problem:
+            logger.info("websocket refused", extra={"code": problem.code.value})
+            await send({"type": "websocket.close"})
 
 
 def _as_problem(failure: Problem | Refusal) -> Problem:

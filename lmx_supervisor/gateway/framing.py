@@ -4,6 +4,7 @@ Covers every route, whatever the endpoint does with its body. See `body` for rea
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,9 +43,9 @@ def _check_headers(headers: Sequence[tuple[bytes, bytes]]) -> None:
 class DiscardUnreadBody:
     """Middleware: an answer given before the request's body was read does not wedge or reset the connection.
 
-    The answer goes out at once; what the client still sends is then thrown away, for a short while. Without that, closing a
-    socket with unread bytes makes the kernel send a reset that can destroy the answer before the client reads it; and Hypercorn
-    (its queue to the application is bounded) would wait for ever for somebody to take the body.
+    The answer goes out at once; what the client still sends is then thrown away, for a short while and up to a size. Without
+    that, closing a socket with unread bytes makes the kernel send a reset that can destroy the answer before the client reads
+    it; and Hypercorn (its queue to the application is bounded) would wait for ever for somebody to take the body.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -82,29 +83,31 @@ class _Upload:
     def __init__(self, receive: Receive) -> None:
         self.ended = False
         self._receive = receive
+        self._bytes_read = 0
 
     async def receive(self) -> Message:
         message = await self._receive()
+        self._bytes_read += len(message.get("body", b""))
         if message["type"] != "http.request" or not message.get("more_body", False):
             self.ended = True
         return message
 
     async def discard(self, seconds: float) -> None:
-        """Read the rest away, for at most `seconds`."""
+        """Read the rest away, for at most `seconds`, and not beyond the bound for the whole body."""
         try:
             async with asyncio.timeout(seconds):
-                await self._discard_rest()
+                await self._discard_rest(limits.UNREAD_BODY_BYTES_MAX)
         except TimeoutError:
             return
 
     async def discard_while(self, sending: Awaitable[None]) -> None:
         """Finish a send while keeping the server's queue from filling up."""
-        discarding = asyncio.ensure_future(self._discard_rest())
+        discarding = asyncio.ensure_future(self._discard_rest(math.inf))
         try:
             await sending
         finally:
             discarding.cancel()
 
-    async def _discard_rest(self) -> None:
-        while not self.ended:
+    async def _discard_rest(self, bytes_max: float) -> None:
+        while not self.ended and self._bytes_read <= bytes_max:
             await self.receive()

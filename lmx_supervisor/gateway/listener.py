@@ -4,6 +4,10 @@ Hypercorn's `serve` would do but for four things a service that must stay up nee
 connections with an answer beyond it, sockets that children do not inherit (`fd://` binds make them inheritable), no upgrade to
 HTTP/2 in clear text (a second parser nobody here asks for), and a close that does not wait for ever on a client that stopped
 reading. So we accept, count and close; parsing, keep-alive and backpressure stay Hypercorn's. No TLS, no HTTP/2, no lifespan.
+
+Connections are accepted one by one: asyncio's own server takes as many at once as wait, descriptor by descriptor, before anyone
+can count them, and a flood would leave none for workers. A client that closes its sending half has left: what it asked for is
+cancelled, as for one that closed the connection.
 """
 
 import asyncio
@@ -11,7 +15,7 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -29,32 +33,64 @@ from starlette.types import ASGIApp
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.gateway.connection_budget import ConnectionBudget, connection_budget
 from lmx_supervisor.gateway.edge import new_request_id
 from lmx_supervisor.gateway.problem import CLOSE, EdgeCode, Problem
 
 logger = logging.getLogger("lmx.http")
 
 
-async def serve_http(app: ASGIApp, config: Config, sockets: Sequence[socket.socket], stop: asyncio.Event) -> None:
+async def serve_http(
+    app: ASGIApp, config: Config, sockets: Sequence[socket.socket], stop: asyncio.Event, *, open_files_max: int
+) -> None:
     """Serve until `stop` is set; takes over the sockets, which may but need not listen yet, and closes them.
 
     After `stop` nothing is accepted, idle connections close at once, and answers under way may end for `server.drain_seconds`;
-    what is left then is cut. Cancelling this coroutine cuts at once.
+    what is left then is cut. Cancelling this coroutine cuts at once. Of the `open_files_max` descriptors of this process,
+    connections take no more than `connection_budget` gives them.
     """
-    gate = _Gate(app, config)
-    servers = []
+    budget = connection_budget(config.server.connections_max, open_files_max)
+    if budget.connections_max < config.server.connections_max:
+        fields = {"connections_max": budget.connections_max, "wanted": config.server.connections_max}
+        logger.warning("connections_limited", extra={**fields, "open_files_max": open_files_max})
+    gate = _Gate(app, config, budget)
+    accepting = []
     try:
         for listening in sockets:
             _keep_peers_checked(listening)
-            servers.append(await asyncio.start_server(gate.admit, sock=listening, backlog=limits.LISTEN_BACKLOG))
+            listening.setblocking(False)
+            listening.listen(limits.LISTEN_BACKLOG)
+            accepting.append(asyncio.create_task(_accept(listening, gate)))
         await stop.wait()
-        for server in servers:
-            server.close()
+        await _close_all(accepting, sockets)
         await gate.drain(config.server.drain_seconds)
     finally:
-        for server in servers:
-            server.close()
+        await _close_all(accepting, sockets)
         await gate.cut()
+
+
+async def _accept(listening: socket.socket, gate: "_Gate") -> None:
+    """Let clients in until cancelled, each counted before the next one is accepted."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            connected, _ = await loop.sock_accept(listening)
+        except OSError as error:
+            # The client gave up while it waited, or the system has no descriptor or memory to spare: others need them more.
+            logger.warning("accept failed", extra={"reason": error.strerror})
+            await asyncio.sleep(limits.ACCEPT_RETRY_SECONDS)
+            continue
+        gate.let_in(connected)
+        # A flood of connections must not keep the loop from those that are in.
+        await asyncio.sleep(0)
+
+
+async def _close_all(accepting: Sequence["asyncio.Task[None]"], sockets: Sequence[socket.socket]) -> None:
+    for task in accepting:
+        task.cancel()
+    await asyncio.gather(*accepting, return_exceptions=True)
+    for listening in sockets:
+        listening.close()
 
 
 def hypercorn_config(config: Config) -> HypercornConfig:
@@ -72,38 +108,49 @@ def hypercorn_config(config: Config) -> HypercornConfig:
 
 
 class _Gate:
-    """Who is connected: admits up to `connections_max`, refuses the rest with 503, and closes them all in the end."""
+    """Who is connected: admits as many as the budget allows, refuses some more with 503, and closes them all in the end."""
 
-    def __init__(self, app: ASGIApp, config: Config) -> None:
+    def __init__(self, app: ASGIApp, config: Config, budget: ConnectionBudget) -> None:
         self._app = ASGIWrapper(app)
         self._hypercorn = hypercorn_config(config)
         self._context = WorkerContext(None)
-        self._connections_max = config.server.connections_max
-        self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
-        self._refusals: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+        self._budget = budget
+        self._connections: dict[asyncio.Task[None], socket.socket] = {}
+        self._refusals: dict[asyncio.Task[None], socket.socket] = {}
 
-    async def admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        if len(self._connections) >= self._connections_max:
-            await self._refuse(task, reader, writer)
-            return
-        self._connections[task] = writer
+    def let_in(self, connected: socket.socket) -> None:
+        """Serve or refuse an accepted connection, from now on ours to close; of a flood, only so many are told."""
+        if len(self._connections) < self._budget.connections_max:
+            self._start(self._serve(connected), connected, self._connections)
+        elif len(self._refusals) < self._budget.refusals_max:
+            self._start(self._refuse(connected), connected, self._refusals)
+        else:
+            connected.close()
+
+    def _start(
+        self, work: Coroutine[Any, Any, None], connected: socket.socket, kept: "dict[asyncio.Task[None], socket.socket]"
+    ) -> None:
+        task = asyncio.create_task(work)
+        kept[task] = connected
+        task.add_done_callback(lambda ended: self._ended(ended, kept))
+
+    def _ended(self, task: "asyncio.Task[None]", kept: "dict[asyncio.Task[None], socket.socket]") -> None:
+        # Closed by its transport long ago, unless the task was cancelled before there was one.
+        kept.pop(task).close()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("connection failed with a bug", exc_info=error)
+
+    async def _serve(self, connected: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        reader, writer = await _streams(connected)
         try:
-            loop = asyncio.get_running_loop()
             await _Connection(self._app, loop, self._hypercorn, self._context, ConnectionState({}), reader, writer)
-        except asyncio.CancelledError:
-            # Only `cut` cancels, and nobody awaits this task but the streams module, which takes a cancelled one for a bug.
-            logger.debug("connection cut")
         finally:
-            del self._connections[task]
-
-    async def _refuse(self, task: asyncio.Task[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Say 503 and wait a moment for the client to take it; of a flood, only so many are told."""
-        if len(self._refusals) >= limits.REFUSALS_MAX:
             writer.transport.abort()
-            return
-        self._refusals[task] = writer
+
+    async def _refuse(self, connected: socket.socket) -> None:
+        """Say 503 and wait a moment for the client to take it: closing at once would reset the answer away."""
+        reader, writer = await _streams(connected)
         try:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(limits.CONNECTION_CLOSE_SECONDS):
@@ -113,7 +160,6 @@ class _Gate:
                     while await reader.read(limits.HEADER_BYTES_MAX):
                         pass
         finally:
-            del self._refusals[task]
             writer.transport.abort()
 
     async def drain(self, seconds: float) -> None:
@@ -125,11 +171,21 @@ class _Gate:
     async def cut(self) -> None:
         """End every connection now."""
         remaining = self._connections | self._refusals
-        for task, writer in remaining.items():
-            # First the transport: closing would otherwise wait for clients that take their time.
-            writer.transport.abort()
+        for task, connected in remaining.items():
+            # First the connection: closing would otherwise wait for clients that take their time.
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
             task.cancel()
         await asyncio.gather(*remaining, return_exceptions=True)
+
+
+async def _streams(connected: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """An accepted connection as asyncio's streams, as `asyncio.start_server` makes them."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await loop.connect_accepted_socket(lambda: protocol, connected)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 class _Connection(TCPServer):  # type: ignore[misc]  # Hypercorn is untyped to us
@@ -138,6 +194,8 @@ class _Connection(TCPServer):  # type: ignore[misc]  # Hypercorn is untyped to u
     async def run(self) -> None:
         transport_socket = self.writer.get_extra_info("socket")
         try:
+            client = parse_socket_addr(transport_socket.family, transport_socket.getpeername())
+            server = parse_socket_addr(transport_socket.family, transport_socket.getsockname())
             async with TaskGroup(self.loop) as task_group:
                 self._task_group = task_group
                 self.protocol = _Http1(
@@ -147,8 +205,8 @@ class _Connection(TCPServer):  # type: ignore[misc]  # Hypercorn is untyped to u
                     task_group,
                     self.state,
                     False,
-                    parse_socket_addr(transport_socket.family, transport_socket.getpeername()),
-                    parse_socket_addr(transport_socket.family, transport_socket.getsockname()),
+                    client,
+                    server,
                     self.protocol_send,
                 )
                 await self.protocol.initiate()

@@ -19,18 +19,19 @@ from tests.gateway.service import FedService, feeding, silent
 
 CHAT = json.dumps({"model": "org/model", "messages": [{"role": "user", "content": "hi"}]}).encode()
 STREAM = CHAT[:-1] + b', "stream": true}'
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: lmx\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Server:
     """A listener on a free port of the loopback."""
 
-    def __init__(self, service: FedService) -> None:
+    def __init__(self, service: FedService, open_files_max: int = 8192) -> None:
         self.service = service
         self.stop = asyncio.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
-        self.task = asyncio.create_task(serve_http(create_app(service), service.config, [self._socket], self.stop))
+        serving = serve_http(create_app(service), service.config, [self._socket], self.stop, open_files_max=open_files_max)
+        self.task = asyncio.create_task(serving)
 
     async def connect(self) -> "Wire":
         return Wire(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -48,7 +49,7 @@ class Wire:
         await self.writer.drain()
 
     async def post(self, body: bytes, *, path: bytes = b"/v1/chat/completions") -> None:
-        await self.send(b"POST %b HTTP/1.1\r\nHost: lmx\r\nContent-Length: %d\r\n\r\n%b" % (path, len(body), body))
+        await self.send(b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (path, len(body), body))
 
     async def response(self) -> tuple[int, dict[str, str], bytes]:
         """The next response: status, headers, body."""
@@ -144,7 +145,8 @@ async def test_content_length_with_transfer_encoding_is_refused(connect: Connect
     """The classic smuggling request gets 400, and the request hidden behind it is never served."""
     wire = await connect()
     await wire.send(
-        b"POST /healthz HTTP/1.1\r\nHost: lmx\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + HEALTH
+        b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        + HEALTH
     )
     status, headers, _ = await wire.response()
 
@@ -156,15 +158,15 @@ async def test_content_length_with_transfer_encoding_is_refused(connect: Connect
     ("request_bytes", "status"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +4\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
-        (b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nX: \x00\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: +4\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: \x00\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431),
         (b"\x16\x03\x01 tls\r\n\r\n", 400),
     ],
 )
@@ -193,7 +195,7 @@ async def test_a_stalled_body_is_408_and_closed(connect: Connect, monkeypatch: p
     """A body that does not arrive in time is given up, and the connection with it."""
     monkeypatch.setattr(limits, "UNREAD_BODY_SECONDS", 0.05)
     wire = await connect(body_seconds=0.05)
-    await wire.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: lmx\r\nContent-Length: 100\r\n\r\n{")
+    await wire.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     status, headers, _ = await wire.response()
 
     assert (status, headers["connection"]) == (408, "close")
@@ -203,7 +205,7 @@ async def test_a_stalled_body_is_408_and_closed(connect: Connect, monkeypatch: p
 async def test_a_declared_oversized_body_is_413_before_it_is_sent(connect: Connect) -> None:
     """The declared length is enough to refuse; twenty digits of it too."""
     wire = await connect(body_bytes_max=1024)
-    await wire.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: lmx\r\nContent-Length: 99999999999999999999\r\n\r\n")
+    await wire.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\n")
 
     assert (await wire.response())[0] == 413
 
@@ -221,7 +223,7 @@ async def test_a_body_that_nobody_reads_does_not_wedge_the_connection(connect: C
     """More chunks in one packet than the server queues, for a route that answers without reading them."""
     wire = await connect()
     chunks = b"1\r\nx\r\n" * 100
-    await wire.send(b"POST /healthz HTTP/1.1\r\nHost: lmx\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    await wire.send(b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
     refused = await wire.response()
     await wire.send(HEALTH)
 
@@ -234,7 +236,7 @@ async def test_a_chunked_oversized_body_is_413_when_the_limit_is_passed(
     """Without a declared length the bytes are counted, and an endless body is not read for ever."""
     monkeypatch.setattr(limits, "UNREAD_BODY_SECONDS", 0.1)
     wire = await connect(body_bytes_max=1024)
-    await wire.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: lmx\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await wire.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
     chunk = b"400\r\n" + b"x" * 1024 + b"\r\n"
     await wire.send(chunk * 200)
     status, headers, _ = await wire.response()
