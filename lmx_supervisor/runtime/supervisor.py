@@ -19,17 +19,22 @@ from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.exit_reason import ExitObservation
 from lmx_supervisor.core.fleet import Fleet
+from lmx_supervisor.core.lasting import Lasting, lasting
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import LoadOutcome, UnloadOutcome
 from lmx_supervisor.core.snapshot import fleet_view
 from lmx_supervisor.core.views import FleetView
-from lmx_supervisor.runtime.answers import CreditExceededError, OpenAnswer
+from lmx_supervisor.runtime.answers import UNWATCHED, AnswerWatch, CreditExceededError, OpenAnswer
 from lmx_supervisor.runtime.link import KeyPair
 from lmx_supervisor.runtime.run_dir import RunDir, RunDirError
+from lmx_supervisor.runtime.witness import Witness
 from lmx_supervisor.runtime.worker_process import WorkerProcess, WorkerTiming
 
 log = logging.getLogger("lmx.supervisor")
+
+Outcome = LoadOutcome | UnloadOutcome | tuple[str, ...]
+"""What an order ends with; the tuple: the models released from quarantine."""
 
 
 class Supervisor:
@@ -38,6 +43,7 @@ class Supervisor:
     def __init__(self, policy: Policy, timing: WorkerTiming, run_dir: RunDir) -> None:
         self._fleet = Fleet(boot_id=run_dir.path.name, policy=policy)
         self._timing = timing
+        self._witness = Witness()
         self._run_dir = run_dir
         self._keys = KeyPair.fresh()
         self._context = zmq.asyncio.Context()
@@ -45,7 +51,7 @@ class Supervisor:
         self._answers: dict[str, OpenAnswer] = {}
         self._burials: set[asyncio.Task[None]] = set()
         self._leases: dict[str, str] = {}
-        self._orders: dict[str, asyncio.Future[LoadOutcome | UnloadOutcome]] = {}
+        self._orders: dict[str, asyncio.Future[Outcome]] = {}
         self._order_numbers = itertools.count(1)
         self._inbox: deque[e.Event] = deque()
         self._coroners: list[Callable[[a.Autopsy], None]] = []
@@ -62,6 +68,7 @@ class Supervisor:
             a.Deliver: self._deliver,
             a.LoadSettled: self._load_settled,
             a.UnloadSettled: self._unload_settled,
+            a.QuarantineSettled: lambda action: self._settle(action.order_id, action.model_ids),
             a.OrderRefused: self._order_refused,
             a.Tell: self._tell,
             a.Autopsy: self._autopsy,
@@ -74,19 +81,41 @@ class Supervisor:
         """All workers at this moment."""
         return fleet_view(self._fleet.state, time.monotonic(), time.time())
 
-    def submit(self, request: GenerateRequest) -> OpenAnswer:
-        """Queue a generation."""
-        answer = OpenAnswer(request.request_id, on_cancel=self._cancel, on_credit=self._grant)
+    def submit(self, request: GenerateRequest, watch: AnswerWatch = UNWATCHED) -> OpenAnswer:
+        """Queue a generation; `watch` is told what happens to it."""
+        answer = OpenAnswer(request.request_id, on_cancel=self._cancel, on_credit=self._grant, watch=watch)
         self._answers[request.request_id] = answer
         self.post(e.RequestArrived(request))
         return answer
 
-    async def load(self, spec: ModelSpec, backend: str, *, at_start: bool = False) -> LoadOutcome:
+    def lasting(self) -> Lasting:
+        """What of the fleet outlives this process."""
+        return lasting(self._fleet.state)
+
+    async def load(
+        self, spec: ModelSpec, backend: str, *, digest: str = "", at_start: bool = False, force: bool = False
+    ) -> LoadOutcome:
         """Have a model served; several callers share one load. Raises `Refusal`."""
         order_id, settled = self._new_order()
-        self.post(e.LoadWanted(order_id, spec, backend, at_start=at_start))
+        self.post(e.LoadWanted(order_id, spec, backend, digest, at_start=at_start, force=force))
         outcome = await settled
         assert isinstance(outcome, LoadOutcome)
+        return outcome
+
+    async def restart(self, model_id: str) -> LoadOutcome:
+        """Replace a served model's worker by a fresh one, after its running requests. Raises `Refusal`."""
+        order_id, settled = self._new_order()
+        self.post(e.RestartWanted(order_id, model_id))
+        outcome = await settled
+        assert isinstance(outcome, LoadOutcome)
+        return outcome
+
+    async def clear_quarantine(self, model_id: str | None) -> tuple[str, ...]:
+        """Release one model, or all (None); returns which. Raises `Refusal` when that one is not quarantined."""
+        order_id, settled = self._new_order()
+        self.post(e.QuarantineClearWanted(order_id, model_id))
+        outcome = await settled
+        assert isinstance(outcome, tuple)
         return outcome
 
     async def unload(self, model_id: str) -> UnloadOutcome:
@@ -165,6 +194,7 @@ class Supervisor:
                 run_dir=self._run_dir,
                 own_keys=self._keys,
                 timing=self._timing,
+                witness=self._witness,
                 on_message=lambda message: self.post(e.Said(name, message)),
                 on_violation=lambda detail: self.post(e.Misbehaved(name, detail)),
                 on_exit=lambda observation: self._exited(name, observation),
@@ -220,7 +250,7 @@ class Supervisor:
     def _unload_settled(self, action: a.UnloadSettled) -> None:
         self._settle(action.order_id, UnloadOutcome(model_id=action.model_id, freed_bytes=action.freed_bytes))
 
-    def _settle(self, order_id: str, outcome: LoadOutcome | UnloadOutcome) -> None:
+    def _settle(self, order_id: str, outcome: Outcome) -> None:
         settled = self._orders.pop(order_id)
         if not settled.done():
             settled.set_result(outcome)
@@ -242,9 +272,9 @@ class Supervisor:
 
     # --- small helpers ------------------------------------------------------------------------------------------------------
 
-    def _new_order(self) -> "tuple[str, asyncio.Future[LoadOutcome | UnloadOutcome]]":
+    def _new_order(self) -> "tuple[str, asyncio.Future[Outcome]]":
         order_id = f"order-{next(self._order_numbers)}"
-        settled: asyncio.Future[LoadOutcome | UnloadOutcome] = asyncio.get_running_loop().create_future()
+        settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         # The caller may have gone away by the time its order is refused; that is no unhandled error.
         settled.add_done_callback(lambda future: future.cancelled() or future.exception())
         self._orders[order_id] = settled

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import zmq.asyncio
 
 from lmx_protocol import limits
-from lmx_protocol.messages import BootSpec, FromWorker, ToWorker
+from lmx_protocol.messages import BootSpec, FromWorker, Load, ToWorker
 from lmx_protocol.version import PROTOCOL_VERSION
 from lmx_supervisor.core.actions import WorkerSignal
 from lmx_supervisor.core.exit_reason import ExitObservation
@@ -19,6 +20,7 @@ from lmx_supervisor.runtime.link import KeyPair, Link
 from lmx_supervisor.runtime.run_dir import RunDir
 from lmx_supervisor.runtime.spawner import spawn_worker
 from lmx_supervisor.runtime.stderr_ring import OutputRing
+from lmx_supervisor.runtime.witness import Witness
 
 _SIGNALS = {
     WorkerSignal.TERMINATE: signal.SIGTERM,
@@ -48,6 +50,7 @@ class WorkerProcess:
         run_dir: RunDir,
         own_keys: KeyPair,
         timing: WorkerTiming,
+        witness: Witness,
         on_message: Callable[[FromWorker], None],
         on_violation: Callable[[str], None],
         on_exit: Callable[[ExitObservation], None],
@@ -71,6 +74,8 @@ class WorkerProcess:
         self._incarnation = incarnation
         self._run_dir = run_dir
         self._on_exit = on_exit
+        self._witness = witness
+        self._model_sizes: asyncio.Task[Mapping[Path, int]] | None = None
         spawned = spawn_worker(spec, run_dir.crash_file(incarnation))
         self.pid = spawned.pid
         self._life_fd = spawned.life_fd
@@ -88,8 +93,12 @@ class WorkerProcess:
 
     def send(self, message: ToWorker) -> None:
         """Send a message; once the process has ended it is dropped."""
-        if self._closing is None:
-            self._link.send(message)
+        if self._closing is not None:
+            return
+        if isinstance(message, Load):
+            sizes = self._witness.sizes_of(Path(message.model.path))
+            self._model_sizes = asyncio.get_running_loop().create_task(sizes)
+        self._link.send(message)
 
     def signal(self, which: WorkerSignal) -> None:
         """Signal the whole process group, so that children of the worker go too; once the process has ended, nobody."""
@@ -115,7 +124,9 @@ class WorkerProcess:
             crash_head=self._read_crash_head(),
         )
         os.close(self._life_fd)
-        self._on_exit(observation)
+        self._on_exit(await self._witness.testify(observation, self.pid, self._model_sizes))
+        if self._model_sizes is not None:
+            self._model_sizes.cancel()
         await self._link.close()
         self._run_dir.forget(self._incarnation)
 
