@@ -48,6 +48,8 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     """A client that reads nothing for this long loses its request."""
     stream_keep_alive_seconds: Positive = limits.STREAM_KEEP_ALIVE_SECONDS
     """A stream in which nothing flows sends a sign of life this often."""
+    sse_heartbeat_interval_sec: Annotated[int, Meta(ge=1, le=3600)] = limits.EVENT_HEARTBEAT_SECONDS
+    """How often GET /admin/events sends a heartbeat."""
 
 
 class ModelsConfig(Section, frozen=True, kw_only=True):

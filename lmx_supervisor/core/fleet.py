@@ -30,6 +30,7 @@ from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.loading import Loading
 from lmx_supervisor.core.memory_watch import MemoryWatch
 from lmx_supervisor.core.policy import Policy
+from lmx_supervisor.core.readiness import ReadinessWatch
 from lmx_supervisor.core.roster import Roster
 from lmx_supervisor.core.serving import ForeignEventError, Serving
 from lmx_supervisor.core.slot import Slot
@@ -46,6 +47,7 @@ class Fleet:
         self._loading = Loading(self._state, self._roster, self._serving)
         self._dying = Dying(self._state, self._roster, self._serving, self._loading)
         self._memory = MemoryWatch(self._state, self._roster, self._serving)
+        self._readiness = ReadinessWatch()
         self._drain_until = 0.0
         self._all_stopped_told = False
         self._last_tick: float | None = None
@@ -83,6 +85,8 @@ class Fleet:
     def handle(self, event: e.Event, now: float) -> list[Action]:
         """Take in one event at monotonic second `now` and say what is to be done about it, in order."""
         self._handlers[type(event)](event, now)
+        for change in self._readiness.changes(self._state.slots):
+            self._state.emit(change)
         self._tell_if_all_stopped()
         return self._state.take_actions()
 
@@ -222,4 +226,5 @@ class Fleet:
         state = self._state
         if state.draining and not state.incarnations and not len(state.ledger) and not self._all_stopped_told:
             self._all_stopped_told = True
+            state.tell("service_stopped")
             state.emit(AllStopped())

@@ -6,6 +6,7 @@ import msgspec
 
 from lmx_protocol.messages import AnyRequestEvent, GenerateRequest
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.event_log import Gap, LoggedEvent
 from lmx_supervisor.core.views import FleetView
 
 
@@ -67,6 +68,14 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     safe_mode: bool
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a request comes from, as far as it is counted."""
+
+    client_id: str | None = None
+    """What the client calls itself."""
+    stream: bool = False
+
+
 class Answer(Protocol):
     """The events of one submitted request, in order, ending with exactly one terminal event.
 
@@ -86,6 +95,30 @@ class Answer(Protocol):
         """The client is gone, or does not want the answer any more."""
 
 
+class EventSubscription(Protocol):
+    """One reader of what operators are told. Close it when done."""
+
+    def read(self) -> list[LoggedEvent | Gap]:
+        """What happened since the last read, in order, a bounded number at a time; empty when there is nothing new."""
+
+    async def wait(self, seconds: float) -> None:
+        """Return when there may be something to read or the events have ended, at the latest after `seconds`."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will follow what was read: the service has stopped."""
+
+    def close(self) -> None:
+        """Make room for another reader."""
+
+
+class EventFeed(Protocol):
+    """What operators are told, as it happens and for a while after."""
+
+    def subscribe(self, last_id: int | None) -> EventSubscription:
+        """Read from now on (None), or what follows event `last_id`. Raises `Refusal` when there are too many readers."""
+
+
 class Service(Protocol):
     """Everything the gateway may ask."""
 
@@ -99,7 +132,14 @@ class Service(Protocol):
     def status(self) -> ServiceStatus:
         """The service at this moment."""
 
-    def submit(self, request: GenerateRequest) -> Answer:
+    @property
+    def events(self) -> EventFeed:
+        """What operators are told."""
+
+    def metrics(self) -> bytes:
+        """Everything that is measured, in Prometheus' text format 0.0.4."""
+
+    def submit(self, request: GenerateRequest, origin: Origin) -> Answer:
         """Queue a generation. Never blocks and never raises for a model's state: refusals arrive as a `Failed` event."""
 
     async def load(self, order: LoadOrder) -> LoadOutcome:

@@ -1,10 +1,11 @@
 """The fleet as readers see it, built on demand from the state."""
 
-from lmx_protocol.states import READINESS
 from lmx_supervisor.core.health import is_suspect
-from lmx_supervisor.core.slot import SERVING, Slot
+from lmx_supervisor.core.incarnation import Incarnation
+from lmx_supervisor.core.readiness import readiness_of
+from lmx_supervisor.core.slot import Slot
 from lmx_supervisor.core.state import FleetState
-from lmx_supervisor.core.views import ExitView, FleetView, LoadProgressView, ReadinessView, SpareView, WorkerView
+from lmx_supervisor.core.views import ExitView, FleetView, LoadProgressView, SpareView, WorkerView
 
 
 def fleet_view(state: FleetState, now: float, unix_now: float) -> FleetView:
@@ -36,9 +37,7 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         incarnation=slot.incarnation,
         pid=incarnation.pid if incarnation else None,
         state=slot.state,
-        readiness=ReadinessView(
-            state=READINESS[slot.state], reason=_why_not_routable(slot), crash_count=slot.failures.consecutive
-        ),
+        readiness=readiness_of(slot),
         wanted=slot.wanted,
         state_since_unix_seconds=unix_now - (now - slot.state_since),
         loaded_at_unix_seconds=unix(slot.ready_at),
@@ -56,21 +55,22 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         requests_waiting=len(slot.waiting),
         requests_total=slot.requests_total,
         tokens_total=slot.tokens_total,
+        heartbeat_age_seconds=_heartbeat_age_seconds(incarnation, now),
         suspect=incarnation is not None and is_suspect(incarnation, slot, now, state.policy),
         last_exit=_exit_view(slot, now, unix_now),
         facts=slot.facts,
     )
 
 
-def _why_not_routable(slot: Slot) -> str | None:
-    if slot.state in SERVING:
-        return None
-    return slot.quarantine_reason or (slot.last_exit.text if slot.last_exit is not None else None)
-
-
 def _is_a_clients(state: FleetState, request_id: str) -> bool:
     entry = state.ledger.get(request_id)
     return entry is not None and not entry.internal
+
+
+def _heartbeat_age_seconds(incarnation: Incarnation | None, now: float) -> float | None:
+    if incarnation is None or incarnation.hello_at is None:
+        return None
+    return max(0.0, now - incarnation.last_beat_at)
 
 
 def _progress_view(slot: Slot) -> LoadProgressView | None:

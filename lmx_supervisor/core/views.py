@@ -63,6 +63,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     suspect: bool
     last_exit: ExitView | None
     facts: ModelFacts | None
+    heartbeat_age_seconds: float | None = None
+    """Since its last heartbeat; None while it has not reported for duty."""
 
 
 class SpareView(msgspec.Struct, frozen=True, kw_only=True):

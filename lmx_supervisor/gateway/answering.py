@@ -14,21 +14,18 @@ from starlette.types import Message, Receive, Scope, Send
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, GenerateRequest, Prefill, Text
-from lmx_supervisor.core.service import Service
+from lmx_supervisor.core.service import Origin, Service
 from lmx_supervisor.gateway.answer_reader import AbandonedAnswers, AnswerReader
 from lmx_supervisor.gateway.dialects.base import Translator
 from lmx_supervisor.gateway.disconnect import ClientGoneError
 from lmx_supervisor.gateway.edge import note
 from lmx_supervisor.gateway.problem import Problem, internal_error
+from lmx_supervisor.gateway.responses import EVENT_STREAM_HEADERS
 
 logger = logging.getLogger("lmx.http")
 
-_STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    # Reverse proxies hold small chunks back unless told not to.
-    (b"x-accel-buffering", b"no"),
-]
+_CLIENT_ID_HEADERS = (b"x-client-id", b"x-openclaw-agent-id")
+"""What a client calls itself; the first one that is there counts."""
 
 
 class SlowClientError(Exception):
@@ -51,7 +48,7 @@ class AnswerResponse:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer. Raises `Problem` and `ClientGoneError` while nothing was sent yet."""
         note(scope, model=self._generate.model_id, generation_id=self._generate.request_id, stream=self._stream)
-        reader = AnswerReader(self._service.submit(self._generate), receive, self._abandoned)
+        reader = AnswerReader(self._service.submit(self._generate, self._origin(scope)), receive, self._abandoned)
         try:
             if self._stream:
                 await self._send_stream(reader, send)
@@ -62,6 +59,11 @@ class AnswerResponse:
             logger.warning("slow_client", extra={"generation_id": self._generate.request_id})
         finally:
             reader.close()
+
+    def _origin(self, scope: Scope) -> Origin:
+        headers = dict(scope["headers"])
+        names = (headers[name].decode("latin-1") for name in _CLIENT_ID_HEADERS if name in headers)
+        return Origin(client_id=next(names, None), stream=self._stream)
 
     async def _send_whole(self, reader: AnswerReader, send: Send) -> None:
         pieces: list[str] = []
@@ -80,7 +82,7 @@ class AnswerResponse:
 
     async def _send_stream(self, reader: AnswerReader, send: Send) -> None:
         first = await _hold_status(reader)
-        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
         try:
             await self._relay(first, reader, send)
         except (ClientGoneError, SlowClientError):

@@ -14,6 +14,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from lmx_supervisor.core.service import Service
+from lmx_supervisor.gateway.admin.events import ADMIN_KEY_QUERY_NAMES, AdminEvents
+from lmx_supervisor.gateway.admin.metrics import AdminMetrics
 from lmx_supervisor.gateway.admin.models import AdminModels
 from lmx_supervisor.gateway.admin.status import AdminStatus
 from lmx_supervisor.gateway.admin.workers import AdminWorkers
@@ -39,6 +41,11 @@ def create_app(service: Service) -> Starlette:
             # Mounted, so that nothing below these prefixes, unknown routes included, is reached without a key.
             Mount(
                 "/v1", app=_router(_inference_routes(service)), middleware=[Middleware(RequireInferenceKey, service=service)]
+            ),
+            Route(
+                "/admin/events",
+                AdminEvents(service).stream,
+                middleware=[Middleware(RequireAdminKey, service=service, query_names=ADMIN_KEY_QUERY_NAMES)],
             ),
             Mount("/admin", app=_router(_admin_routes(service)), middleware=[Middleware(RequireAdminKey, service=service)]),
         ],
@@ -85,6 +92,7 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/models/unload", models.unload, methods=["POST"]),
         Route("/status", status.status),
         Route("/health", status.health),
+        Route("/metrics", AdminMetrics(service).scrape),
         Route("/workers", workers.index),
         Route("/workers/{model_id:path}", workers.show),
     ]

@@ -4,8 +4,9 @@ Keys are read from the configuration per request, so that a reload takes effect 
 """
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lmx_supervisor.config.schema import SecurityConfig
@@ -32,17 +33,27 @@ class RequireInferenceKey:
 
 
 class RequireAdminKey:
-    """Middleware: nothing below it is reached without the admin key, where one is configured."""
+    """Middleware: nothing below it is reached without the admin key, where one is configured.
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    `query_names` are query parameters that may carry the key too, for browsers, whose event sources cannot send headers.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, query_names: tuple[str, ...] = ()) -> None:
         self._app = app
         self._service = service
+        self._query_names = query_names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, then pass on. Raises `Problem`."""
-        if not may_administer(scope["headers"], self._service.config.security):
+        if not may_administer(scope["headers"], self._service.config.security, self._keys_in_query(scope)):
             raise Problem(EdgeCode.INVALID_ADMIN_KEY, "Invalid or missing admin key")
         await self._app(scope, receive, send)
+
+    def _keys_in_query(self, scope: Scope) -> list[bytes]:
+        if not self._query_names:
+            return []
+        query = QueryParams(scope["query_string"])
+        return [query.get(name, "").encode() for name in self._query_names]
 
 
 def may_infer(headers: Headers, security: SecurityConfig) -> bool:
@@ -55,11 +66,11 @@ def may_infer(headers: Headers, security: SecurityConfig) -> bool:
     return inference or admin
 
 
-def may_administer(headers: Headers, security: SecurityConfig) -> bool:
-    """Whether these headers open `/admin`."""
+def may_administer(headers: Headers, security: SecurityConfig, further_keys: Sequence[bytes] = ()) -> bool:
+    """Whether these headers, or one of the keys offered elsewhere, open `/admin`."""
     if security.admin_key is None:
         return True
-    return _matches(_offered_keys(headers, (b"x-admin-key",)), security.admin_key)
+    return _matches([*_offered_keys(headers, (b"x-admin-key",)), *further_keys], security.admin_key)
 
 
 def _offered_keys(headers: Headers, names: tuple[bytes, ...]) -> list[bytes]:

@@ -6,6 +6,14 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+EVENT_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # Reverse proxies hold small chunks back unless told not to.
+    (b"x-accel-buffering", b"no"),
+]
+"""Of every response that is a stream of server-sent events."""
+
 
 def to_json(content: Any) -> bytes:
     """`content` as UTF-8 JSON.

@@ -8,6 +8,7 @@ pause.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from lmx_protocol import limits
 from lmx_protocol.messages import AnyRequestEvent, Credit, Text
@@ -18,11 +19,48 @@ class CreditExceededError(Exception):
     """A worker sent more than it was allowed to."""
 
 
+class AnswerWatch(Protocol):
+    """Told what happens to one request, at the moment it happens. Called for every event: it must be cheap and not raise."""
+
+    def leased(self) -> None:
+        """The request was sent to a worker; again, when the first one died."""
+
+    def delivered(self, event: AnyRequestEvent) -> None:
+        """An event came from the worker, or from the core."""
+
+    def cancelled(self) -> None:
+        """The client does not want the answer any more; the terminal event is still to come."""
+
+
+class Unwatched:
+    """For answers that nobody measures."""
+
+    def leased(self) -> None:
+        """Nothing."""
+
+    def delivered(self, event: AnyRequestEvent) -> None:
+        """Nothing."""
+
+    def cancelled(self) -> None:
+        """Nothing."""
+
+
+UNWATCHED = Unwatched()
+
+
 class OpenAnswer:
     """One request's events, bounded by credit; satisfies `core.service.Answer`."""
 
-    def __init__(self, request_id: str, *, on_cancel: Callable[[str], None], on_credit: Callable[[Credit], None]) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        *,
+        on_cancel: Callable[[str], None],
+        on_credit: Callable[[Credit], None],
+        watch: AnswerWatch = UNWATCHED,
+    ) -> None:
         self._request_id = request_id
+        self._watch = watch
         self._on_cancel = on_cancel
         self._on_credit = on_credit
         self._events: deque[AnyRequestEvent] = deque()
@@ -57,10 +95,12 @@ class OpenAnswer:
     def cancel(self) -> None:
         """Stop the generation; its terminal event still arrives."""
         if not self._ended:
+            self._watch.cancelled()
             self._on_cancel(self._request_id)
 
     def leased(self, frames: int, byte_count: int) -> None:
         """The request was sent to a worker (again) with this much credit."""
+        self._watch.leased()
         self._frames_left, self._bytes_left = frames, byte_count
         self._frames_consumed = self._bytes_consumed = 0
 
@@ -72,6 +112,7 @@ class OpenAnswer:
             # One event may overshoot the bytes: the worker cannot split a token.
             if self._frames_left < 0 or self._bytes_left < -limits.CREDIT_BYTES:
                 raise CreditExceededError(f"request {self._request_id} was sent more text than its credit allows")
+        self._watch.delivered(event)
         self._ended = self._ended or is_terminal(event)
         self._events.append(event)
         self._arrived.set()

@@ -12,12 +12,15 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import GenerateRequest, ModelSpec
 from lmx_protocol.states import BACKEND_OF_FORMAT, BackendName, ModelFormat
 from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
+from lmx_supervisor.config.redact import secret_values
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.refusal import Refusal
-from lmx_supervisor.core.service import Answer, LoadOrder, LoadOutcome, ModelOnDisk, ServiceStatus, UnloadOutcome
+from lmx_supervisor.core.service import Answer, LoadOrder, LoadOutcome, ModelOnDisk, Origin, ServiceStatus, UnloadOutcome
 from lmx_supervisor.core.slot import COMING, SERVING
 from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.observe.event_bus import EventBus
 from lmx_supervisor.observe.host_memory import read_host_memory
+from lmx_supervisor.observe.metrics import Metrics
 from lmx_supervisor.runtime.supervisor import Supervisor
 
 log = logging.getLogger("lmx.service")
@@ -44,6 +47,10 @@ class LocalService:
         self._started_at = time.monotonic()
         self._started_at_unix = time.time()
         self._startup_complete = False
+        self._events = EventBus(secret_values(config))
+        self._metrics = Metrics(self.fleet, self.status)
+        for listener in (self._events.take, self._metrics.take):
+            supervisor.subscribe(listener)
 
     @property
     def config(self) -> Config:
@@ -66,9 +73,18 @@ class LocalService:
             safe_mode=False,
         )
 
-    def submit(self, request: GenerateRequest) -> Answer:
+    @property
+    def events(self) -> EventBus:
+        """What operators are told."""
+        return self._events
+
+    def metrics(self) -> bytes:
+        """Everything that is measured, in Prometheus' text format 0.0.4."""
+        return self._metrics.text()
+
+    def submit(self, request: GenerateRequest, origin: Origin) -> Answer:
         """Queue a generation."""
-        return self._supervisor.submit(request)
+        return self._supervisor.submit(request, self._metrics.requests.watch(request.model_id, origin))
 
     async def available(self) -> list[ModelOnDisk]:
         """The models on disk."""

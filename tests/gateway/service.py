@@ -8,8 +8,18 @@ import msgspec
 from lmx_protocol.messages import AnyRequestEvent, Cancelled, Finished, GenerateRequest, ModelFacts, Terminal, Text, Usage
 from lmx_protocol.states import READINESS, FinishReason, ModelFormat, WorkerState
 from lmx_supervisor.config.schema import Config
-from lmx_supervisor.core.service import Answer, HostMemory, LoadOrder, LoadOutcome, ModelOnDisk, ServiceStatus, UnloadOutcome
+from lmx_supervisor.core.service import (
+    Answer,
+    HostMemory,
+    LoadOrder,
+    LoadOutcome,
+    ModelOnDisk,
+    Origin,
+    ServiceStatus,
+    UnloadOutcome,
+)
 from lmx_supervisor.core.views import FleetView, LoadProgressView, ReadinessView, WorkerView
+from lmx_supervisor.observe.event_bus import EventBus
 
 MODEL = "org/model"
 FACTS = ModelFacts(
@@ -76,6 +86,9 @@ class FedService:
         self.on_disk: list[ModelOnDisk] = []
         self.on_submit: Callable[[FedAnswer], None] = _say_hello
         self.answers: list[FedAnswer] = []
+        self.origins: list[Origin] = []
+        self.events = EventBus(())
+        self.metrics_text = b""
         self.submitted = asyncio.Event()
         self.orders: list[LoadOrder] = []
         self.load_result: LoadOutcome | Exception = LoadOutcome(
@@ -103,7 +116,11 @@ class FedService:
             safe_mode=False,
         )
 
-    def submit(self, request: GenerateRequest) -> Answer:
+    def metrics(self) -> bytes:
+        return self.metrics_text
+
+    def submit(self, request: GenerateRequest, origin: Origin) -> Answer:
+        self.origins.append(origin)
         answer = FedAnswer(request)
         self.answers.append(answer)
         self.on_submit(answer)

@@ -1,0 +1,39 @@
+"""From what operators are told to the events they subscribe to: the one place for names and fields of GET /admin/events.
+
+The names are the same; the fields differ where the predecessor's readers know them by another name or unit. What is not listed
+here is published as it was told.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lmx_supervisor.core.actions import Tell
+from lmx_supervisor.observe.units import gigabytes
+
+SERVICE_STOPPED = "service_stopped"
+"""The last event of a service's life."""
+
+
+def _seconds(seconds: float) -> float:
+    return round(seconds, 3)
+
+
+_Form = tuple[str, Callable[[Any], object]]
+
+_LOAD_FIELDS: dict[str, _Form] = {"memory_bytes": ("memory_gb", gigabytes), "duration_seconds": ("duration_sec", _seconds)}
+
+_RENAMED: Mapping[str, Mapping[str, _Form]] = {
+    "model_loaded": _LOAD_FIELDS,
+    "model_unloaded": {"memory_freed_bytes": ("memory_freed_gb", gigabytes)},
+    "model_canary_passed": _LOAD_FIELDS,
+}
+
+
+def published_fields(tell: Tell) -> dict[str, object]:
+    """The fields of an event under their published names. What is unknown (None) stays null."""
+    renamed = _RENAMED.get(tell.kind, {})
+    fields: dict[str, object] = {}
+    for name, value in tell.fields.items():
+        published, form = renamed.get(name, (name, None))
+        fields[published] = value if form is None or value is None else form(value)
+    return fields

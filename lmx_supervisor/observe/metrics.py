@@ -1,0 +1,33 @@
+"""Everything that is measured, in one registry of its own, and its text form for Prometheus."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
+
+from lmx_supervisor.core.actions import Tell
+from lmx_supervisor.core.service import ServiceStatus
+from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.observe.fleet_metrics import FleetMetrics
+from lmx_supervisor.observe.request_metrics import RequestMetrics
+from lmx_supervisor.observe.told_metrics import ToldMetrics
+
+# A second line for every counter and bucket, which no rule or dashboard reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """The measurements of one service. Used on one loop."""
+
+    def __init__(self, fleet: Callable[[], FleetView], status: Callable[[], ServiceStatus]) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = RequestMetrics(self._registry)
+        self._told = ToldMetrics(self._registry, self.requests.learn_model)
+        self._registry.register(FleetMetrics(fleet, status))
+
+    def take(self, tell: Tell) -> None:
+        """Count what operators are told."""
+        self._told.take(tell)
+
+    def text(self) -> bytes:
+        """Text format 0.0.4."""
+        return generate_latest(self._registry)

@@ -1,0 +1,63 @@
+"""Counters of what operators are told: crashes, restarts, replays, evictions, failed compatibility checks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter
+
+from lmx_supervisor.core.actions import Tell
+from lmx_supervisor.core.exit_reason import ExitReason
+
+UNLOADED_BY_OPERATOR = "manual"
+"""Every other reason for an unload is the service's own: an eviction."""
+
+NO_MODEL = ""
+"""The model label of a warm spare; to Prometheus the same as no label."""
+
+
+class ToldMetrics:
+    """Listens to a supervisor. `label_of` gives a model id the label it is known by everywhere."""
+
+    def __init__(self, registry: CollectorRegistry, label_of: Callable[[str], str]) -> None:
+        self._label_of = label_of
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        self._crashes = counter("lmx_crashes", "Workers that died without having been asked to.", "model", "reason")
+        self._restarts = counter("lmx_worker_restarts", "Restarts after a crash.", "model", "reason")
+        self._replays = counter("lmx_requests_replayed", "Requests that were given to a new worker after theirs died.")
+        self._evictions = counter("lmx_model_evictions", "Models unloaded by the service itself.", "model")
+        self._incompatible = counter("lmx_model_compatibility_fail", "Failed checks of a model with its backend.", "model")
+        self._handlers: Mapping[str, Callable[[str, Mapping[str, Any]], None]] = {
+            "worker_exited": self._exited,
+            "worker_restarting": lambda model, fields: self._restarts.labels(model, str(fields["reason"])).inc(),
+            "request_replayed": lambda model, fields: self._replays.inc(),
+            "model_unloaded": self._unloaded,
+            "model_compatibility_recorded": self._recorded,
+        }
+
+    def take(self, tell: Tell) -> None:
+        """Count what operators are told."""
+        model_id = tell.fields.get("model_id")
+        model = NO_MODEL
+        if isinstance(model_id, str):
+            model = self._label_of(model_id)
+            # From zero, so that the first increase is one.
+            self._evictions.labels(model)
+            self._incompatible.labels(model)
+        handler = self._handlers.get(tell.kind)
+        if handler is not None:
+            handler(model, tell.fields)
+
+    def _exited(self, model: str, fields: Mapping[str, Any]) -> None:
+        if fields["reason"] != ExitReason.STOPPED:
+            self._crashes.labels(model, str(fields["reason"])).inc()
+
+    def _unloaded(self, model: str, fields: Mapping[str, Any]) -> None:
+        if fields["reason"] != UNLOADED_BY_OPERATOR:
+            self._evictions.labels(model).inc()
+
+    def _recorded(self, model: str, fields: Mapping[str, Any]) -> None:
+        if fields["outcome"] == "fail":
+            self._incompatible.labels(model).inc()
