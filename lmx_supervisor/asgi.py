@@ -39,15 +39,18 @@ class LazyApp:
     async def _run(self, _: Starlette) -> AsyncIterator[None]:
         home = home_directory()
         home.mkdir(parents=True, exist_ok=True)
-        config = load_config(file=None, flags={}, environ=os.environ, home=home).config
+        loaded = load_config(file=None, flags={}, environ=os.environ, home=home)
+        config = loaded.config
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(InstanceLock(home).close)
             cleanup.callback(setup_logging(config.logging, secret_values(config)))
-            async with running_service(config, home, {}) as running:
+            async with running_service(loaded, home, {}) as running:
                 self._app = create_app(running.service)
                 loading = asyncio.create_task(running.service.load_at_start(config.models.auto_load))
-                yield
-                loading.cancel()
+                try:
+                    yield
+                finally:
+                    loading.cancel()
 
 
 app = LazyApp()

@@ -4,18 +4,30 @@ Used by `serve` (our own listener) and by `asgi` (any ASGI server, through its l
 """
 
 import contextlib
+import logging
+import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lmx_supervisor.catalog.catalog import Catalog
 from lmx_supervisor.catalog.registered import RegisteredModels
+from lmx_supervisor.config.load import LoadedConfig, Origin
 from lmx_supervisor.config.schema import Config, models_directory
 from lmx_supervisor.core.policy import policy_of
+from lmx_supervisor.core.startup import StartupDecision, decide_startup
+from lmx_supervisor.runtime.atomic_file import ReadDocument, read_document, remove_leftovers
+from lmx_supervisor.runtime.boot_sweep import sweep
+from lmx_supervisor.runtime.compatibility import CompatibilityRegistry, Registry, read_registry
 from lmx_supervisor.runtime.run_dir import RunDir
 from lmx_supervisor.runtime.service import LocalService
+from lmx_supervisor.runtime.state_file import FILE_NAME, RuntimeState, last_run, quarantine_known
+from lmx_supervisor.runtime.state_keeper import StateKeeper
 from lmx_supervisor.runtime.supervisor import Supervisor
 from lmx_supervisor.runtime.worker_process import WorkerTiming
+
+log = logging.getLogger("lmx.host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +38,82 @@ class Running:
     supervisor: Supervisor
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What the home tells of the runs before this one."""
+
+    state: ReadDocument[RuntimeState]
+    registry: ReadDocument[Registry]
+    decision: StartupDecision
+
+
 @contextlib.asynccontextmanager
-async def running_service(config: Config, home: Path, extra_paths: Mapping[str, str]) -> AsyncIterator[Running]:
+async def running_service(loaded: LoadedConfig, home: Path, extra_paths: Mapping[str, str]) -> AsyncIterator[Running]:
     """Start supervisor and service on this loop; at the end every worker is stopped and the run directory is gone.
 
+    What an earlier run left behind is dealt with first: its workers are ended, its quarantines are in force again. The last
+    step of the end, when nothing failed, is to write down that it was a clean one.
+
     Args:
-        config: the configuration in force.
-        home: where registered models and the default models directory lie.
+        loaded: the configuration in force, and where its values come from.
+        home: where registered models, the state and the default models directory lie.
         extra_paths: model id → path, beside those the configuration names.
 
     Raises:
         RunDirError: the run directory cannot be used.
     """
+    config = loaded.config
     directory = models_directory(config, home)
     directory.mkdir(parents=True, exist_ok=True)
     catalog = Catalog(directory, {**config.models.paths, **extra_paths}, RegisteredModels.read(home))
-    timing = WorkerTiming(
+    run_dir = RunDir()
+    try:
+        past = _look_back(home, loaded)
+        supervisor = Supervisor(policy_of(config), _timing(config), run_dir)
+        for saved in past.state.document.quarantine if past.state.document else ():
+            supervisor.post(quarantine_known(saved))
+        state = StateKeeper(home, supervisor, past.state.document, past.decision, os.getpid())
+        registry = CompatibilityRegistry(home, supervisor, past.registry.document.rows if past.registry.document else ())
+        clean = False
+        try:
+            # On the disk before anything that could end this run too.
+            await state.write_now()
+            service = LocalService(config, catalog, supervisor, startup=past.decision, state=state, registry=registry)
+            _tell_what_was_set_aside(supervisor, past)
+            yield Running(service, supervisor)
+            clean = True
+        finally:
+            await supervisor.drain(config.server.drain_seconds)
+            await registry.close()
+            await state.close(clean=clean)
+    finally:
+        run_dir.close()
+
+
+def _look_back(home: Path, loaded: LoadedConfig) -> _Past:
+    """Read what earlier runs left, and end their workers. Blocks; nothing is served yet."""
+    remove_leftovers(home)
+    state, registry = read_document(home / FILE_NAME, RuntimeState), read_registry(home)
+    if state.document is not None:
+        for worker in sweep(state.document.workers, state.document.boot_id):
+            log.warning("leftover_worker_killed", extra={"pid": worker.pid, "incarnation": worker.incarnation})
+    return _Past(state, registry, decide_startup(last_run(state.document), time.time(), nothing_wanted=_nothing_wanted(loaded)))
+
+
+def _nothing_wanted(loaded: LoadedConfig) -> bool:
+    """Whether the operator emptied the list of models for this very start, as against not having one."""
+    for_this_start = loaded.origins["models.auto_load"] in (Origin.ENVIRONMENT, Origin.FLAG)
+    return for_this_start and not loaded.config.models.auto_load
+
+
+def _tell_what_was_set_aside(supervisor: Supervisor, past: _Past) -> None:
+    for found in (past.state, past.registry):
+        if found.problem is not None:
+            supervisor.tell("file_set_aside", problem=found.problem, now_at=str(found.set_aside), alarming=True)
+
+
+def _timing(config: Config) -> WorkerTiming:
+    return WorkerTiming(
         beat_interval_seconds=config.supervision.beat_interval_seconds,
         c_watchdog_seconds=config.supervision.c_watchdog_seconds,
     )
-    run_dir = RunDir()
-    try:
-        supervisor = Supervisor(policy_of(config), timing, run_dir)
-        try:
-            yield Running(LocalService(config, catalog, supervisor), supervisor)
-        finally:
-            await supervisor.drain(config.server.drain_seconds)
-    finally:
-        run_dir.close()

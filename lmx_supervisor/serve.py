@@ -28,12 +28,13 @@ from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.gateway.app import create_app
 from lmx_supervisor.gateway.listener import serve_http
-from lmx_supervisor.host import Running, running_service
+from lmx_supervisor.host import running_service
 from lmx_supervisor.observe.logs import setup_logging
-from lmx_supervisor.runtime.atomic_file import FileWriteError, remove_leftovers, write_atomically
+from lmx_supervisor.runtime.atomic_file import FileWriteError, write_atomically
 from lmx_supervisor.runtime.instance_lock import AlreadyRunningError, InstanceLock
 from lmx_supervisor.runtime.open_files import raise_open_files_limit
 from lmx_supervisor.runtime.run_dir import RunDirError
+from lmx_supervisor.runtime.supervisor import Supervisor
 
 log = logging.getLogger("lmx.serve")
 
@@ -54,6 +55,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def run(options: ServeOptions) -> int:
     """Serve until stopped; returns the exit code."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, _leave)
     os.umask(0o077)
     home = home_directory()
     try:
@@ -69,7 +72,6 @@ def run(options: ServeOptions) -> int:
         except OSError as error:
             server = loaded.config.server
             return _refuse(f"cannot listen on {server.host} port {server.port}: {error.strerror}; choose another with --port")
-        remove_leftovers(home)
         close_logging = setup_logging(loaded.config.logging, secret_values(loaded.config))
         try:
             with listener:
@@ -114,7 +116,9 @@ async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, path
     setproctitle.setproctitle(f"opta_lmx: serving {url}")
     open_files = raise_open_files_limit()
     http_stop = asyncio.Event()
-    async with running_service(config, home, paths) as running:
+    signals = _StopSignals(config.server.drain_seconds)
+    async with running_service(loaded, home, paths) as running:
+        signals.supervisor = running.supervisor
         http = asyncio.create_task(
             serve_http(create_app(running.service), config, [listener], http_stop, open_files_max=open_files)
         )
@@ -126,8 +130,12 @@ async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, path
             _warn_when_open_to_others(config)
             wanted = tuple(dict.fromkeys((*config.models.auto_load, *paths)))
             loading = asyncio.create_task(running.service.load_at_start(wanted))
-            await _until_stopped(running, config, http)
+            asked = asyncio.create_task(signals.asked.wait())
+            await asyncio.wait([asked, http], return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
             loading.cancel()
+            # The HTTP side stays up meanwhile and tells new requests to come back.
+            await running.supervisor.drain(config.server.drain_seconds)
         finally:
             http_stop.set()
             await http
@@ -135,29 +143,31 @@ async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, path
     log.info("stopped")
 
 
-async def _until_stopped(running: Running, config: Config, http: "asyncio.Task[None]") -> None:
-    """Wait for a signal, then drain; the HTTP side stays up meanwhile and tells new requests to come back."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    received = 0
+class _StopSignals:
+    """The first asks for a drain, the second shortens it, the third leaves at once. Heard from before anything starts."""
 
-    def stop_asked() -> None:
-        nonlocal received
-        received += 1
-        if received == 1:
-            log.info("stopping", extra={"drain_seconds": config.server.drain_seconds})
-            stop.set()
-        elif received == 2:
-            running.supervisor.shorten_drain(limits.DRAIN_SECOND_SIGNAL_SECONDS)
+    def __init__(self, drain_seconds: float) -> None:
+        self.asked = asyncio.Event()
+        self.supervisor: Supervisor | None = None
+        self._drain_seconds = drain_seconds
+        self._received = 0
+        for number in _STOP_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._receive)
+
+    def _receive(self) -> None:
+        self._received += 1
+        if self._received == 1:
+            log.info("stopping", extra={"drain_seconds": self._drain_seconds})
+            self.asked.set()
+        elif self._received == 2 and self.supervisor is not None:
+            self.supervisor.shorten_drain(limits.DRAIN_SECOND_SIGNAL_SECONDS)
         else:
             os._exit(_FAILED)
 
-    for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, stop_asked)
-    asked = asyncio.create_task(stop.wait())
-    await asyncio.wait([asked, http], return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
-    await running.supervisor.drain(config.server.drain_seconds)
+
+def _leave(*_: object) -> None:
+    """For a signal that comes before the loop runs: nothing was started, so nothing has to be stopped."""
+    raise SystemExit(0)
 
 
 def _url_of(listener: socket.socket) -> str:

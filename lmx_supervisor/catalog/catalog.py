@@ -11,10 +11,13 @@ import msgspec
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import ModelSpec
 from lmx_protocol.states import ModelFormat
+from lmx_supervisor.catalog.digest import model_digest
 from lmx_supervisor.catalog.disk_calls import DiskCalls
 from lmx_supervisor.catalog.identify import identify, size_on_disk_bytes
 from lmx_supervisor.catalog.model_ids import check_model_id, unknown_model
+from lmx_supervisor.catalog.refusals import no_such_path
 from lmx_supervisor.catalog.registered import RegisteredModels
 from lmx_supervisor.catalog.scan import Found, found_at, scan
 from lmx_supervisor.core.refusal import Refusal
@@ -67,6 +70,19 @@ class Catalog:
             raise Refusal(ErrorCode.INVALID_VALUE, message, param="path")
         return await self._disk.run(partial(self._register, model_id, Path(path)))
 
+    async def look_at(self, model_id: str, path: str) -> CatalogEntry:
+        """What lies at `path`, checked to be whole, without making it known. Raises `Refusal` like `register`."""
+        check_model_id(model_id)
+        return await self._disk.run(partial(_entry, model_id, Path(path)))
+
+    async def digest(self, spec: ModelSpec, backend: str) -> str:
+        """A text that changes with the model's files, its load configuration or the backend.
+
+        Raises:
+            Refusal: MODEL_NOT_FOUND when its files are gone.
+        """
+        return await self._disk.run(partial(_digest, spec, backend))
+
     def _list(self) -> list[ModelOnDisk]:
         found = {model.model_id: model for model in scan(self._models_directory)}
         found |= {model_id: found_at(model_id, path) for model_id, path in self._named_paths().items()}
@@ -101,6 +117,13 @@ def _entry(model_id: str, path: Path) -> CatalogEntry:
     return CatalogEntry(
         model_id=model_id, path=str(identified.path), format=identified.format, size_bytes=identified.size_bytes
     )
+
+
+def _digest(spec: ModelSpec, backend: str) -> str:
+    try:
+        return model_digest(spec, backend)
+    except OSError as error:
+        raise no_such_path(Path(spec.path), f"cannot be read ({error.strerror})") from error
 
 
 def _on_disk(found: Found) -> ModelOnDisk | None:

@@ -59,15 +59,19 @@ def identify(path: Path) -> Identified:
 
 
 def size_on_disk_bytes(path: Path, model_format: ModelFormat) -> int:
-    """Bytes of all files of a model, judged by its layout; files that vanish meanwhile count as 0. Raises `OSError`."""
+    """Bytes of all files of a model. Raises `OSError`."""
+    return sum(file.stat().st_size for file in files_of(path, model_format))
+
+
+def files_of(path: Path, model_format: ModelFormat) -> list[Path]:
+    """The files of a model, judged by its layout, as far as they are there. Raises `OSError`."""
     match model_format:
         case ModelFormat.MLX:
-            files = [file for file in path.iterdir() if file.is_file()]
+            return [file for file in path.iterdir() if file.is_file()]
         case ModelFormat.GGUF:
-            files = [part for part in parts_of(path) if part.is_file()]
+            return [part for part in parts_of(path) if part.is_file()]
         case ModelFormat.SCRIPT:
-            files = [path]
-    return sum(file.stat().st_size for file in files)
+            return [path]
 
 
 def _identify_directory(path: Path) -> Identified:

@@ -1,6 +1,7 @@
 """What the gateway, the command line and the ASGI entry ask of a running supervisor; `lmx_supervisor.runtime` provides it."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -18,6 +19,8 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A file or directory to register under `model_id` first; None: `model_id` must be in the catalog."""
     backend: str | None = None
     max_context_length: int | None = None
+    allow_unsupported_runtime: bool = False
+    """Try even a quarantined model."""
     slots: int | None = None
 
 
@@ -66,6 +69,23 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     loop_lag_max_seconds: float
     startup_complete: bool
     safe_mode: bool
+    """Nothing was loaded at the start."""
+    crash_loop_detected: bool
+    """That is because the starts before this one ended badly."""
+    startup_count: int
+    """Starts without a clean stop in between within a minute, this one included."""
+
+
+class CompatibilityRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One experience with a model on a backend; `ts` in unix seconds."""
+
+    ts: float
+    model_id: str
+    backend: str
+    backend_version: str | None
+    outcome: Literal["pass", "fail"]
+    reason: str | None = None
+    metadata: dict[str, str | float | None] = {}
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +167,15 @@ class Service(Protocol):
 
     async def unload(self, model_id: str) -> UnloadOutcome:
         """Drain and stop a model; cancels a load in flight. Raises `Refusal` when it is not there."""
+
+    async def restart(self, model_id: str) -> LoadOutcome:
+        """Replace a served model's worker by a fresh one. Raises `Refusal` when the model is not served."""
+
+    async def clear_quarantine(self, model_id: str | None) -> tuple[str, ...]:
+        """Release one model, or all (None); returns which. Raises `Refusal` when that one is not quarantined."""
+
+    def compatibility(self) -> Sequence[CompatibilityRow]:
+        """What was learned about models and backends, the newest last."""
 
     async def available(self) -> list[ModelOnDisk]:
         """The models on disk."""

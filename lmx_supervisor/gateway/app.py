@@ -14,9 +14,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from lmx_supervisor.core.service import Service
+from lmx_supervisor.gateway.admin.compatibility import AdminCompatibility
 from lmx_supervisor.gateway.admin.events import ADMIN_KEY_QUERY_NAMES, AdminEvents
 from lmx_supervisor.gateway.admin.metrics import AdminMetrics
 from lmx_supervisor.gateway.admin.models import AdminModels
+from lmx_supervisor.gateway.admin.quarantine import AdminQuarantine
 from lmx_supervisor.gateway.admin.status import AdminStatus
 from lmx_supervisor.gateway.admin.workers import AdminWorkers
 from lmx_supervisor.gateway.answer_reader import AbandonedAnswers
@@ -90,6 +92,9 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/models/available", models.available),
         Route("/models/load", models.load, methods=["POST"]),
         Route("/models/unload", models.unload, methods=["POST"]),
+        Route("/models/compatibility", AdminCompatibility(service).index),
+        Route("/models/{model_id:path}/restart", models.restart, methods=["POST"]),
+        Route("/quarantine/clear", AdminQuarantine(service).clear, methods=["POST"]),
         Route("/status", status.status),
         Route("/health", status.health),
         Route("/metrics", AdminMetrics(service).scrape),

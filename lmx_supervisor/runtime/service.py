@@ -7,6 +7,7 @@ and a caller that goes away only stops waiting.
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine, Sequence
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import GenerateRequest, ModelSpec
@@ -15,12 +16,25 @@ from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
 from lmx_supervisor.config.redact import secret_values
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.refusal import Refusal
-from lmx_supervisor.core.service import Answer, LoadOrder, LoadOutcome, ModelOnDisk, Origin, ServiceStatus, UnloadOutcome
+from lmx_supervisor.core.service import (
+    Answer,
+    CompatibilityRow,
+    LoadOrder,
+    LoadOutcome,
+    ModelOnDisk,
+    Origin,
+    ServiceStatus,
+    UnloadOutcome,
+)
 from lmx_supervisor.core.slot import COMING, SERVING
+from lmx_supervisor.core.startup import StartupDecision
 from lmx_supervisor.core.views import FleetView
 from lmx_supervisor.observe.event_bus import EventBus
 from lmx_supervisor.observe.host_memory import read_host_memory
 from lmx_supervisor.observe.metrics import Metrics
+from lmx_supervisor.runtime.compatibility import CompatibilityRegistry
+from lmx_supervisor.runtime.state_file import plain_spec
+from lmx_supervisor.runtime.state_keeper import StateKeeper
 from lmx_supervisor.runtime.supervisor import Supervisor
 
 log = logging.getLogger("lmx.service")
@@ -39,10 +53,22 @@ _BACKEND_ALIASES: dict[str, BackendName] = {
 class LocalService:
     """One host's models. Create it on a running loop."""
 
-    def __init__(self, config: Config, catalog: Catalog, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        supervisor: Supervisor,
+        *,
+        startup: StartupDecision,
+        state: StateKeeper,
+        registry: CompatibilityRegistry,
+    ) -> None:
         self._config = config
         self._catalog = catalog
         self._supervisor = supervisor
+        self._startup = startup
+        self._state = state
+        self._registry = registry
         self._loads: dict[str, asyncio.Task[LoadOutcome]] = {}
         self._started_at = time.monotonic()
         self._started_at_unix = time.time()
@@ -70,7 +96,9 @@ class LocalService:
             loop_lag_seconds=self._supervisor.loop_lag_seconds,
             loop_lag_max_seconds=self._supervisor.loop_lag_max_seconds,
             startup_complete=self._startup_complete,
-            safe_mode=False,
+            safe_mode=self._startup.safe_mode,
+            crash_loop_detected=self._startup.crash_loop_detected,
+            startup_count=self._startup.startup_count,
         )
 
     @property
@@ -94,26 +122,71 @@ class LocalService:
         """Drain and stop a model. Raises `Refusal`."""
         return await self._supervisor.unload(model_id)
 
+    async def restart(self, model_id: str) -> LoadOutcome:
+        """Replace a served model's worker by a fresh one. Raises `Refusal`."""
+        return await self._supervisor.restart(model_id)
+
+    async def clear_quarantine(self, model_id: str | None) -> tuple[str, ...]:
+        """Release one model, or all. Raises `Refusal`."""
+        return await self._supervisor.clear_quarantine(model_id)
+
+    def compatibility(self) -> Sequence[CompatibilityRow]:
+        """What was learned about models and backends, the newest last."""
+        return self._registry.rows()
+
     async def load(self, order: LoadOrder) -> LoadOutcome:
         """Have a model served. Raises `Refusal`."""
         load = self._loads.get(order.model_id)
         if load is None:
-            load = self._start_load(order, at_start=False)
+            load = self._start_load(order.model_id, self._load(order, at_start=False))
         return await asyncio.shield(load)
 
     async def load_at_start(self, model_ids: tuple[str, ...]) -> None:
-        """Load the models that are to be there from the start, one after the other; a failure is logged, not raised."""
-        for model_id in model_ids:
-            try:
-                await self._start_load(LoadOrder(model_id=model_id), at_start=True)
-            except Refusal as refusal:
-                log.warning("auto_load_failed", extra={"model_id": model_id, "code": refusal.code, "text": refusal.message})
+        """Load these models and those the last run left, one after the other; a failure is logged, not raised.
+
+        A start in a crash loop loads nothing.
+        """
+        self._tell_safe_mode(model_ids)
+        if not self._startup.crash_loop_detected:
+            for model_id in model_ids:
+                await self._try_at_start(model_id, self._load(LoadOrder(model_id=model_id), at_start=True))
+            for model_id in self._startup.restore:
+                if model_id not in model_ids:
+                    await self._try_at_start(model_id, self._restore(model_id))
+                self._state.restore_tried(model_id)
         self._startup_complete = True
 
-    def _start_load(self, order: LoadOrder, *, at_start: bool) -> "asyncio.Task[LoadOutcome]":
-        load = asyncio.get_running_loop().create_task(self._load(order, at_start=at_start))
-        self._loads[order.model_id] = load
-        load.add_done_callback(lambda done: self._load_ended(order.model_id, done))
+    def _tell_safe_mode(self, model_ids: tuple[str, ...]) -> None:
+        startup = self._startup
+        if startup.crash_loop_detected:
+            self._supervisor.tell(
+                "crash_loop_detected", startup_count=startup.startup_count, reason=startup.reason, alarming=True
+            )
+            self._supervisor.tell("auto_load_skipped_safe_mode", models=list(model_ids), alarming=True)
+        if startup.safe_mode:
+            self._supervisor.tell("safe_mode", reason=startup.reason, startup_count=startup.startup_count, alarming=True)
+
+    async def _try_at_start(self, model_id: str, work: Coroutine[None, None, LoadOutcome]) -> None:
+        try:
+            await self._start_load(model_id, work)
+        except Refusal as refusal:
+            log.warning("auto_load_failed", extra={"model_id": model_id, "code": refusal.code, "text": refusal.message})
+
+    async def _restore(self, model_id: str) -> LoadOutcome:
+        """Load a model the way it was loaded before; by its id alone where only that is known."""
+        saved = self._state.to_restore(model_id)
+        if saved is None:
+            return await self._load(LoadOrder(model_id=model_id), at_start=True)
+        spec = plain_spec(saved.spec)
+        await self._catalog.look_at(model_id, spec.path)
+        return await self._supervisor.load(
+            spec, saved.backend, digest=await self._catalog.digest(spec, saved.backend), at_start=True
+        )
+
+    def _start_load(self, model_id: str, work: Coroutine[None, None, LoadOutcome]) -> "asyncio.Task[LoadOutcome]":
+        load = asyncio.get_running_loop().create_task(work)
+        self._loads[model_id] = load
+        load.add_done_callback(lambda done: self._load_ended(model_id, done))
         return load
 
     def _load_ended(self, model_id: str, load: "asyncio.Task[LoadOutcome]") -> None:
@@ -134,7 +207,10 @@ class LocalService:
             entry = await self._catalog.register(order.model_id, order.path)
         backend = _backend_for(order, entry)
         spec = self._spec(order, entry.model_id, entry.path, entry.format)
-        return await self._supervisor.load(spec, backend, at_start=at_start)
+        digest = await self._catalog.digest(spec, backend)
+        return await self._supervisor.load(
+            spec, backend, digest=digest, at_start=at_start, force=order.allow_unsupported_runtime
+        )
 
     def _spec(self, order: LoadOrder, model_id: str, path: str, format_: ModelFormat) -> ModelSpec:
         models = self._config.models

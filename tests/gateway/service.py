@@ -1,15 +1,18 @@
 """A small service in memory for the gateway's tests: it serves what a test feeds it, and remembers what it was asked."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequestEvent, Cancelled, Finished, GenerateRequest, ModelFacts, Terminal, Text, Usage
-from lmx_protocol.states import READINESS, FinishReason, ModelFormat, WorkerState
+from lmx_protocol.states import READINESS, FinishReason, ModelFormat, Readiness, WorkerState
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
     Answer,
+    CompatibilityRow,
     HostMemory,
     LoadOrder,
     LoadOutcome,
@@ -91,6 +94,8 @@ class FedService:
         self.metrics_text = b""
         self.submitted = asyncio.Event()
         self.orders: list[LoadOrder] = []
+        self.cleared: list[str | None] = []
+        self.rows: list[CompatibilityRow] = []
         self.load_result: LoadOutcome | Exception = LoadOutcome(
             model_id=MODEL, already=False, footprint_bytes=3 * 1024**3, seconds=1.5
         )
@@ -114,6 +119,8 @@ class FedService:
             loop_lag_max_seconds=0.0,
             startup_complete=True,
             safe_mode=False,
+            crash_loop_detected=False,
+            startup_count=1,
         )
 
     def metrics(self) -> bytes:
@@ -139,6 +146,22 @@ class FedService:
         if isinstance(self.unload_result, Exception):
             raise self.unload_result
         return self.unload_result
+
+    async def restart(self, model_id: str) -> LoadOutcome:
+        if isinstance(self.load_result, Exception):
+            raise self.load_result
+        return self.load_result
+
+    async def clear_quarantine(self, model_id: str | None) -> tuple[str, ...]:
+        self.cleared.append(model_id)
+        quarantined = [worker.model_id for worker in self.workers if worker.readiness.state is Readiness.QUARANTINED]
+        released = tuple(name for name in quarantined if model_id in (None, name))
+        if model_id is not None and not released:
+            raise Refusal(ErrorCode.MODEL_NOT_FOUND, f"Model '{model_id}' is not quarantined.")
+        return released
+
+    def compatibility(self) -> Sequence[CompatibilityRow]:
+        return self.rows
 
     async def available(self) -> list[ModelOnDisk]:
         return self.on_disk

@@ -1,4 +1,4 @@
-"""The bodies of POST /admin/models/load and /unload, and a load's body as the order it means. Pure."""
+"""The bodies of POST /admin/models/load, /unload and /admin/quarantine/clear, and a load's body as the order it means. Pure."""
 
 from typing import Annotated
 
@@ -45,8 +45,15 @@ class UnloadBody(msgspec.Struct, frozen=True, kw_only=True):
     model_id: ModelId
 
 
+class ClearBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model to release from quarantine; an explicit null means all of them."""
+
+    model_id: ModelId | None
+
+
 load_decoder = msgspec.json.Decoder(LoadBody)
 unload_decoder = msgspec.json.Decoder(UnloadBody)
+clear_decoder = msgspec.json.Decoder(ClearBody)
 
 
 def to_load_order(body: LoadBody) -> LoadOrder:
@@ -57,8 +64,6 @@ def to_load_order(body: LoadBody) -> LoadOrder:
     if body.backend is not None and body.backend not in BACKENDS:
         allowed = ", ".join(BACKENDS)
         raise Problem(ErrorCode.INVALID_VALUE, f"backend: {body.backend!r} is not one of {allowed}.", param="backend")
-    if body.allow_unsupported_runtime:
-        raise _not_supported("allow_unsupported_runtime")
     if body.keep_alive_sec is not None:
         raise _not_supported("keep_alive_sec")
     if bytes(body.performance_overrides).replace(b" ", b"") not in _NO_OVERRIDES:
@@ -68,6 +73,7 @@ def to_load_order(body: LoadBody) -> LoadOrder:
         path=body.path,
         backend=None if body.backend is None else BACKENDS[body.backend].value,
         max_context_length=body.max_context_length,
+        allow_unsupported_runtime=bool(body.allow_unsupported_runtime),
     )
 
 

@@ -1,4 +1,4 @@
-"""The routes under /admin/models: what is loaded, what is on disk, load and unload.
+"""The routes under /admin/models: what is loaded, what is on disk, load, restart and unload.
 
 A load belongs to the service: a client that leaves while it runs stops waiting and changes nothing.
 """
@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmx_protocol.errors import ErrorCode
+from lmx_protocol.states import Readiness
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import LoadOrder, LoadOutcome, ModelOnDisk, Service
 from lmx_supervisor.core.views import WorkerView
@@ -31,9 +32,11 @@ class AdminModels:
         self._detached = DetachedWork()
 
     async def index(self, _: Request) -> Response:
-        """The models that are served now."""
-        loaded = [_to_loaded(worker) for worker in routable(self._service.fleet())]
-        return json_response({"loaded": loaded, "count": len(loaded)})
+        """The models that are served now, which `count` counts; after them, as not loaded, those in quarantine."""
+        fleet = self._service.fleet()
+        served = routable(fleet)
+        quarantined = [worker for worker in fleet.workers if worker.readiness.state is Readiness.QUARANTINED]
+        return json_response({"loaded": [_to_loaded(worker) for worker in (*served, *quarantined)], "count": len(served)})
 
     async def available(self, _: Request) -> Response:
         """The models on disk."""
@@ -45,14 +48,7 @@ class AdminModels:
         order = to_load_order(body)
         note(request.scope, model=order.model_id)
         outcome = await self._detached.wait(self._load(order, auto_download=bool(body.auto_download)), request.receive)
-        return json_response(
-            {
-                "success": True,
-                "model_id": outcome.model_id,
-                "memory_after_load_gb": None if outcome.already else gigabytes(outcome.footprint_bytes),
-                "time_to_load_ms": None if outcome.already else milliseconds(outcome.seconds),
-            }
-        )
+        return _load_response(outcome)
 
     async def _load(self, order: LoadOrder, *, auto_download: bool) -> LoadOutcome:
         try:
@@ -64,6 +60,13 @@ class AdminModels:
                 raise Problem(ErrorCode.DOWNLOADS_DISABLED, message, param="auto_download") from refusal
             raise
 
+    async def restart(self, request: Request) -> Response:
+        """Replace a served model's worker by a fresh one. Raises `Problem`, `Refusal`, `ClientGoneError`."""
+        model_id = request.path_params["model_id"]
+        refuse_unsafe_id(model_id)
+        note(request.scope, model=model_id)
+        return _load_response(await self._detached.wait(self._service.restart(model_id), request.receive))
+
     async def unload(self, request: Request) -> Response:
         """Drain and stop a model. Raises `Problem`, `Refusal`, `ClientGoneError`."""
         body = await read_json(request, unload_decoder, self._service.config.server)
@@ -74,12 +77,24 @@ class AdminModels:
         return json_response({"success": True, "model_id": outcome.model_id, "memory_freed_gb": freed_gb})
 
 
+def _load_response(outcome: LoadOutcome) -> Response:
+    return json_response(
+        {
+            "success": True,
+            "model_id": outcome.model_id,
+            "memory_after_load_gb": None if outcome.already else gigabytes(outcome.footprint_bytes),
+            "time_to_load_ms": None if outcome.already else milliseconds(outcome.seconds),
+        }
+    )
+
+
 def _to_loaded(worker: WorkerView) -> dict[str, Any]:
+    is_loaded = worker.readiness.state is Readiness.ROUTABLE
     return {
         "id": worker.model_id,
-        "loaded": True,
+        "loaded": is_loaded,
         "memory_gb": gigabytes(worker.footprint_bytes),
-        "loaded_at": worker.loaded_at_unix_seconds,
+        "loaded_at": worker.loaded_at_unix_seconds if is_loaded else None,
         "use_batching": True,
         "request_count": worker.requests_total,
         "last_used_at": worker.last_used_at_unix_seconds,

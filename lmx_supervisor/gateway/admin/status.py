@@ -34,6 +34,8 @@ class AdminStatus:
                 "started_at": status.started_at_unix_seconds,
                 "startup_complete": status.startup_complete,
                 "safe_mode": status.safe_mode,
+                "crash_loop_detected": status.crash_loop_detected,
+                "startup_count": status.startup_count,
                 "draining": fleet.draining,
                 "loaded_models": len(models),
                 "models": models,
