@@ -166,7 +166,11 @@ class Loading:
             return
         if isinstance(end, Finished) and end.usage.completion_tokens > 0:
             self._state.tell(
-                "model_canary_passed", model_id=slot.model_id, backend=slot.backend, duration_seconds=now - slot.state_since
+                "model_canary_passed",
+                model_id=slot.model_id,
+                backend=slot.backend,
+                backend_version=incarnation.backend_version,
+                duration_seconds=now - slot.state_since,
             )
             self._ready(slot, incarnation, now)
             return
