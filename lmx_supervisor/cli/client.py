@@ -60,8 +60,24 @@ class Client:
 
         Raises `NoServer`, `NoAnswer`, `ServerRefused`, also while the events are read.
         """
-        patience = _timeout(limits.CLI_STREAM_SILENCE_SECONDS)
-        with _failures(self.url), self._http.stream("POST", path, json=dict(body), timeout=patience) as response:
+        with self._stream("POST", path, dict(body), limits.CLI_STREAM_SILENCE_SECONDS) as data:
+            yield data
+
+    @contextmanager
+    def listen(self, path: str) -> Iterator[Iterator[str]]:
+        """The `data` of each event of a stream that is silent for as long as nothing happens.
+
+        Raises `NoServer`, `NoAnswer`, `ServerRefused`, also while the events are read.
+        """
+        with self._stream("GET", path, None, None) as data:
+            yield data
+
+    @contextmanager
+    def _stream(
+        self, method: str, path: str, body: dict[str, Any] | None, silence_seconds: float | None
+    ) -> Iterator[Iterator[str]]:
+        patience = _timeout(silence_seconds)
+        with _failures(self.url), self._http.stream(method, path, json=body, timeout=patience) as response:
             if response.status_code != httpx.codes.OK:
                 _accepted(response.status_code, _content(response))
             yield event_data(response.iter_bytes(), line_bytes_max=limits.CLI_STREAM_LINE_BYTES_MAX)

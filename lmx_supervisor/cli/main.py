@@ -17,7 +17,21 @@ from typer.main import get_command
 from lmx_supervisor.cli.exit_status import ExitStatus
 from lmx_supervisor.cli.failures import CommandFailure
 
-COMMANDS = ("serve", "status", "ps", "ls", "load", "unload", "run", "chat", "config", "doctor")
+COMMANDS = (
+    "serve",
+    "status",
+    "ps",
+    "ls",
+    "load",
+    "unload",
+    "restart",
+    "quarantine",
+    "run",
+    "chat",
+    "events",
+    "config",
+    "doctor",
+)
 
 
 class LazyGroup(TyperGroup):

@@ -7,6 +7,8 @@ from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.slot import SERVING, Slot
 from lmx_supervisor.core.views import ReadinessView
 
+READINESS_CHANGED = "model_readiness_changed"
+
 
 def readiness_of(slot: Slot) -> ReadinessView:
     """The readiness of a slot, and why it is not routable if it is not."""
@@ -23,7 +25,7 @@ class ReadinessWatch:
         self._seen: dict[str, Readiness] = {}
 
     def changes(self, slots: Mapping[str, Slot]) -> Iterator[Tell]:
-        """One `model_readiness_changed` per slot that is now in another readiness; one that is gone is unknown."""
+        """One `READINESS_CHANGED` per slot that is now in another readiness; one that is gone is unknown."""
         for model_id, slot in slots.items():
             seen = self._seen.setdefault(model_id, Readiness.UNKNOWN)
             if READINESS[slot.state] is not seen:
@@ -45,4 +47,4 @@ def _change(model_id: str, previous: Readiness, now: ReadinessView) -> Tell:
         "reason": now.reason,
         "crash_count": now.crash_count,
     }
-    return Tell("model_readiness_changed", fields)
+    return Tell(READINESS_CHANGED, fields)

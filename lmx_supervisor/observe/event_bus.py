@@ -29,8 +29,8 @@ class EventBus:
 
     def take(self, tell: Tell) -> None:
         """Publish what operators are told; the service's last words also end every subscription."""
-        fields = self._redaction.clean_value(published_fields(tell))
-        self._log.append(tell.kind, self._unix_now(), fields)
+        now = self._unix_now()
+        self._log.append(tell.kind, now, self._redaction.clean_value(published_fields(tell, now)))
         self._closed = self._closed or tell.kind == SERVICE_STOPPED
         for subscription in self._subscriptions:
             subscription.wake()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lmx_supervisor.core.actions import Tell
+from lmx_supervisor.core.readiness import READINESS_CHANGED
 from lmx_supervisor.observe.units import gigabytes
 
 SERVICE_STOPPED = "service_stopped"
@@ -29,11 +30,13 @@ _RENAMED: Mapping[str, Mapping[str, _Form]] = {
 }
 
 
-def published_fields(tell: Tell) -> dict[str, object]:
+def published_fields(tell: Tell, at_unix_seconds: float) -> dict[str, object]:
     """The fields of an event under their published names. What is unknown (None) stays null."""
     renamed = _RENAMED.get(tell.kind, {})
     fields: dict[str, object] = {}
     for name, value in tell.fields.items():
         published, form = renamed.get(name, (name, None))
         fields[published] = value if form is None or value is None else form(value)
+    if tell.kind == READINESS_CHANGED:
+        fields["updated_at"] = round(at_unix_seconds, 3)
     return fields

@@ -104,7 +104,7 @@ class _EventStream:
 def _frame(item: LoggedEvent | Gap) -> bytes:
     if isinstance(item, Gap):
         # The id is the last one that is lost: who resumes there is not told of this gap again.
-        return _event("gap", {"from_id": item.from_id, "to_id": item.to_id}, item.to_id - 1)
+        return _event("gap", {"type": "gap", "from_id": item.from_id, "to_id": item.to_id}, item.to_id - 1)
     data = {"id": item.id, "type": item.kind, "timestamp": round(item.at_unix_seconds, 6), **item.fields}
     return _event(item.kind, data, item.id)
 
