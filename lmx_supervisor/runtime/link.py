@@ -89,6 +89,12 @@ class Link:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        self.discard()
+
+    def discard(self) -> None:
+        """Close a socket at once on which nobody has spoken yet; its reader ends by itself."""
+        for task in self._tasks:
+            task.cancel()
         self._socket.disable_monitor()
         # pyzmq only forgets it: each death would cost a descriptor.
         self._monitor.close(linger=limits.ZMQ_LINGER_MILLISECONDS)

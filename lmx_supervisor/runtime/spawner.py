@@ -7,7 +7,9 @@ Never `fork` without `exec`, never `multiprocessing`. On macOS fork+exec from a 
 Metal in the child, so there `posix_spawn` is called directly (not run here).
 """
 
+import contextlib
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -54,6 +56,13 @@ class Spawned:
     output_fd: int
     """Its stdout and stderr together."""
 
+    def abandon(self) -> None:
+        """End a process nobody could watch, reap it and close our ends."""
+        os.killpg(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.life_fd)
+        os.close(self.output_fd)
+
 
 def spawn_worker(spec: BootSpec, crash_file: Path) -> Spawned:
     """Start a worker. Raises `OSError` when the system cannot start a process now.
@@ -61,20 +70,20 @@ def spawn_worker(spec: BootSpec, crash_file: Path) -> Spawned:
     Must be called from the main thread: the kernel ties a child's parent-death signal to the thread that started it.
     """
     argv = [sys.executable, "-m", "lmx_worker", "--incarnation", spec.incarnation, "--crash-file", str(crash_file)]
-    spec_read, life_write = os.pipe()
-    output_read, output_write = os.pipe()
-    try:
+    with contextlib.ExitStack() as at_failure, contextlib.ExitStack() as at_once:
+        spec_read, life_write = os.pipe()
+        at_once.callback(os.close, spec_read)
+        at_failure.callback(os.close, life_write)
+        output_read, output_write = os.pipe()
+        at_once.callback(os.close, output_write)
+        at_failure.callback(os.close, output_read)
         start = _posix_spawn if sys.platform == "darwin" else _popen
         pid = start(argv, worker_environment(os.environ), spec_read, output_write)
-    except OSError:
-        os.close(life_write)
-        os.close(output_read)
-        raise
-    finally:
-        os.close(spec_read)
-        os.close(output_write)
+        at_failure.pop_all()
     data = encode(spec, bytes_max=limits.FRAME_BYTES_MAX_DOWN)
-    os.write(life_write, struct.pack("!I", len(data)) + data)
+    # Killed before it could read: its exit is reported like any other, and it needs no specification any more.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(life_write, struct.pack("!I", len(data)) + data)
     return Spawned(pid, life_write, output_read)
 
 

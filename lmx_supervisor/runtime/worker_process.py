@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import zmq
 import zmq.asyncio
 
 from lmx_protocol import limits
@@ -18,7 +19,7 @@ from lmx_supervisor.core.exit_reason import ExitObservation
 from lmx_supervisor.runtime.exit_watcher import watch_exit
 from lmx_supervisor.runtime.link import KeyPair, Link
 from lmx_supervisor.runtime.run_dir import RunDir
-from lmx_supervisor.runtime.spawner import spawn_worker
+from lmx_supervisor.runtime.spawner import Spawned, spawn_worker
 from lmx_supervisor.runtime.stderr_ring import OutputRing
 from lmx_supervisor.runtime.witness import Witness
 
@@ -76,20 +77,38 @@ class WorkerProcess:
         self._on_exit = on_exit
         self._witness = witness
         self._model_sizes: asyncio.Task[Mapping[Path, int]] | None = None
-        spawned = spawn_worker(spec, run_dir.crash_file(incarnation))
+        self._closing: asyncio.Task[None] | None = None
+        # The link first: with the process there is one thing less that can fail.
+        try:
+            self._link = Link(
+                context,
+                endpoint,
+                own_keys=own_keys,
+                worker_public_key=worker_keys.public,
+                on_message=on_message,
+                on_violation=on_violation,
+            )
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, f"no socket for a worker: {error}") from error
+        try:
+            spawned = self._start(loop, spec)
+        except OSError:
+            self._link.discard()
+            run_dir.forget(incarnation)
+            raise
         self.pid = spawned.pid
         self._life_fd = spawned.life_fd
         self._output = OutputRing(loop, spawned.output_fd)
-        self._link = Link(
-            context,
-            endpoint,
-            own_keys=own_keys,
-            worker_public_key=worker_keys.public,
-            on_message=on_message,
-            on_violation=on_violation,
-        )
-        self._closing: asyncio.Task[None] | None = None
-        watch_exit(loop, self.pid, self._ended)
+
+    def _start(self, loop: asyncio.AbstractEventLoop, spec: BootSpec) -> Spawned:
+        """A process whose end will be seen, or none."""
+        spawned = spawn_worker(spec, self._run_dir.crash_file(self._incarnation))
+        try:
+            watch_exit(loop, spawned.pid, self._ended)
+        except OSError:
+            spawned.abandon()
+            raise
+        return spawned
 
     def send(self, message: ToWorker) -> None:
         """Send a message; once the process has ended it is dropped."""

@@ -1,7 +1,7 @@
 """A pytest plugin that writes docs/faults.md: every case of `cases.toml`, proven or not, with what was measured.
 
-Use: `python -m pytest -p tests.fault.report --faults-page=docs/faults.md tests/fault`. Each test says by its `fault` marker which
-case it proves, and hands its measurements over as user properties. The page is made by `render`, a pure function.
+Use: `python -m pytest -p tests.fault.report --faults-page=docs/faults.md tests/fault`. Each test says by its `fault` marker
+which case it proves, and hands its measurements over as user properties. The page is made by `render`, a pure function.
 """
 
 import os
@@ -94,16 +94,17 @@ def render(evidence: dict[str, Evidence], machine_line: str, date: str) -> str:
     lines = [
         "# Faults",
         "",
-        "What LMX survives, and how it is known. Every line marked *proven* was shown by injecting the fault into real processes;",
-        "after each case the universal rules were checked (`tests/support/checker.py`). A promise nobody has shown says so.",
+        "What LMX survives, and how it is known. Every line marked proven was shown by injecting the fault into real",
+        "processes; after each case the universal rules were checked (`tests/support/checker.py`). A promise nobody has shown",
+        "says so.",
         "",
         f"Written by `scripts/faults` on {date}. {machine_line}.",
         "",
         _summary(evidence),
         "",
         "To repeat it: `scripts/faults`, or one case with `scripts/faults -k f31`. Figures are the worst of the run, with the",
-        "bound they must keep. The defaults they follow from are in `lmx_protocol/limits.py`. Platforms: L Linux, M macOS; what is",
-        "proven is proven on the machine above only.",
+        "bound they must keep. The defaults they follow from are in `lmx_protocol/limits.py`. Platforms: L Linux, M macOS;",
+        "what is proven is proven on the machine above only.",
     ]
     for letter, title in _CASES["sections"].items():
         lines += ["", f"## {letter}. {title}", ""]
