@@ -16,6 +16,7 @@ from lmx_supervisor.config.load import load_config
 from lmx_supervisor.config.redact import secret_values
 from lmx_supervisor.gateway.app import create_app
 from lmx_supervisor.host import running_service
+from lmx_supervisor.observe.log_format import Redaction
 from lmx_supervisor.observe.logs import setup_logging
 from lmx_supervisor.runtime.instance_lock import InstanceLock
 
@@ -43,8 +44,9 @@ class LazyApp:
         config = loaded.config
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(InstanceLock(home).close)
-            cleanup.callback(setup_logging(config.logging, secret_values(config)))
-            async with running_service(loaded, home, {}) as running:
+            redaction = Redaction(secret_values(config))
+            cleanup.callback(setup_logging(config.logging, redaction))
+            async with running_service(loaded, home, {}, redaction) as running:
                 self._app = create_app(running.service)
                 loading = asyncio.create_task(running.service.load_at_start(config.models.auto_load))
                 try:

@@ -3,6 +3,7 @@
 Used by `serve` (our own listener) and by `asgi` (any ASGI server, through its lifespan).
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -17,9 +18,12 @@ from lmx_supervisor.config.load import LoadedConfig, Origin
 from lmx_supervisor.config.schema import Config, models_directory
 from lmx_supervisor.core.policy import policy_of
 from lmx_supervisor.core.startup import StartupDecision, decide_startup
+from lmx_supervisor.observe.log_format import Redaction
 from lmx_supervisor.runtime.atomic_file import ReadDocument, read_document, remove_leftovers
 from lmx_supervisor.runtime.boot_sweep import sweep
 from lmx_supervisor.runtime.compatibility import CompatibilityRegistry, Registry, read_registry
+from lmx_supervisor.runtime.crash_archive import CrashArchive
+from lmx_supervisor.runtime.crash_recorder import CrashRecorder
 from lmx_supervisor.runtime.run_dir import RunDir
 from lmx_supervisor.runtime.service import LocalService
 from lmx_supervisor.runtime.state_file import FILE_NAME, RuntimeState, last_run, quarantine_known
@@ -48,7 +52,9 @@ class _Past:
 
 
 @contextlib.asynccontextmanager
-async def running_service(loaded: LoadedConfig, home: Path, extra_paths: Mapping[str, str]) -> AsyncIterator[Running]:
+async def running_service(
+    loaded: LoadedConfig, home: Path, extra_paths: Mapping[str, str], redaction: Redaction
+) -> AsyncIterator[Running]:
     """Start supervisor and service on this loop; at the end every worker is stopped and the run directory is gone.
 
     What an earlier run left behind is dealt with first: its workers are ended, its quarantines are in force again. The last
@@ -58,6 +64,7 @@ async def running_service(loaded: LoadedConfig, home: Path, extra_paths: Mapping
         loaded: the configuration in force, and where its values come from.
         home: where registered models, the state and the default models directory lie.
         extra_paths: model id → path, beside those the configuration names.
+        redaction: strikes secrets out of crash bundles; it learns new ones when the configuration is reloaded.
 
     Raises:
         RunDirError: the run directory cannot be used.
@@ -66,6 +73,7 @@ async def running_service(loaded: LoadedConfig, home: Path, extra_paths: Mapping
     directory = models_directory(config, home)
     directory.mkdir(parents=True, exist_ok=True)
     catalog = Catalog(directory, {**config.models.paths, **extra_paths}, RegisteredModels.read(home))
+    archive = CrashArchive(home / "crashes")
     run_dir = RunDir()
     try:
         past = _look_back(home, loaded)
@@ -74,6 +82,8 @@ async def running_service(loaded: LoadedConfig, home: Path, extra_paths: Mapping
             supervisor.post(quarantine_known(saved))
         state = StateKeeper(home, supervisor, past.state.document, past.decision, os.getpid())
         registry = CompatibilityRegistry(home, supervisor, past.registry.document.rows if past.registry.document else ())
+        recorder = CrashRecorder(archive, redaction.strike)
+        supervisor.on_autopsy(recorder.record)
         clean = False
         try:
             # On the disk before anything that could end this run too.
@@ -85,6 +95,7 @@ async def running_service(loaded: LoadedConfig, home: Path, extra_paths: Mapping
         finally:
             await supervisor.drain(config.server.drain_seconds)
             await registry.close()
+            await asyncio.to_thread(recorder.close)
             await state.close(clean=clean)
     finally:
         run_dir.close()

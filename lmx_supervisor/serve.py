@@ -29,6 +29,7 @@ from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.gateway.app import create_app
 from lmx_supervisor.gateway.listener import serve_http
 from lmx_supervisor.host import running_service
+from lmx_supervisor.observe.log_format import Redaction
 from lmx_supervisor.observe.logs import setup_logging
 from lmx_supervisor.runtime.atomic_file import FileWriteError, write_atomically
 from lmx_supervisor.runtime.instance_lock import AlreadyRunningError, InstanceLock
@@ -72,10 +73,11 @@ def run(options: ServeOptions) -> int:
         except OSError as error:
             server = loaded.config.server
             return _refuse(f"cannot listen on {server.host} port {server.port}: {error.strerror}; choose another with --port")
-        close_logging = setup_logging(loaded.config.logging, secret_values(loaded.config))
+        redaction = Redaction(secret_values(loaded.config))
+        close_logging = setup_logging(loaded.config.logging, redaction)
         try:
             with listener:
-                asyncio.run(_serve(loaded, home, listener, paths))
+                asyncio.run(_serve(loaded, home, listener, paths, redaction))
         except RunDirError as error:
             return _refuse(error)
         finally:
@@ -110,14 +112,16 @@ def _bind(config: Config) -> socket.socket:
     return listener
 
 
-async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, paths: dict[str, str]) -> None:
+async def _serve(
+    loaded: LoadedConfig, home: Path, listener: socket.socket, paths: dict[str, str], redaction: Redaction
+) -> None:
     config = loaded.config
     url = _url_of(listener)
     setproctitle.setproctitle(f"opta_lmx: serving {url}")
     open_files = raise_open_files_limit()
     http_stop = asyncio.Event()
     signals = _StopSignals(config.server.drain_seconds)
-    async with running_service(loaded, home, paths) as running:
+    async with running_service(loaded, home, paths, redaction) as running:
         signals.supervisor = running.supervisor
         http = asyncio.create_task(
             serve_http(create_app(running.service), config, [listener], http_stop, open_files_max=open_files)

@@ -115,6 +115,7 @@ class Autopsy:
     crash_id: str
     model_id: str | None
     backend: str
+    backend_version: str | None
     pid: int | None
     state: WorkerState
     verdict: Verdict

@@ -163,6 +163,7 @@ class Dying:
             crash_id=incarnation.name,
             model_id=incarnation.model_id,
             backend=incarnation.backend,
+            backend_version=incarnation.backend_version,
             pid=incarnation.pid,
             state=state_at_death,
             verdict=verdict,

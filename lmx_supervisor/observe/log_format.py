@@ -6,7 +6,7 @@ terminal.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,16 +25,26 @@ _NESTING_MAX = 8
 class Redaction:
     """Strikes the configured secrets out of text, also where they were quoted by JSON or repr."""
 
-    def __init__(self, secrets: Sequence[str]) -> None:
-        spellings = {spelling for secret in secrets if secret for spelling in _spellings(secret)}
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._spellings: frozenset[str] = frozenset()
+        self._pattern: re.Pattern[str] | None = None
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Strike these too from now on; the ones before stay secret, for they may still be in use elsewhere."""
+        self._spellings |= {spelling for secret in secrets if secret for spelling in _spellings(secret)}
         # The longest first: one secret may begin like another.
-        alternatives = "|".join(re.escape(spelling) for spelling in sorted(spellings, key=lambda text: (-len(text), text)))
-        self._pattern = re.compile(alternatives) if alternatives else None
+        longest_first = sorted(self._spellings, key=lambda text: (-len(text), text))
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def strike(self, text: str) -> str:
+        """The text without secrets."""
+        pattern = self._pattern
+        return text if pattern is None else pattern.sub(REDACTED, text)
 
     def clean(self, text: str) -> str:
         """The text without secrets and lone surrogates, at most `LOG_TEXT_CHARACTERS_MAX` long."""
-        if self._pattern is not None:
-            text = self._pattern.sub(REDACTED, text)
+        text = self.strike(text)
         if len(text) > limits.LOG_TEXT_CHARACTERS_MAX:
             half = limits.LOG_TEXT_CHARACTERS_MAX // 2
             # Both ends tell something: a message begins with what it is about, a traceback ends with it.

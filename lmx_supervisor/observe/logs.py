@@ -26,12 +26,11 @@ _QUIET_LOGGERS = ("hypercorn.access", "hypercorn.error", "asyncio", "httpx", "ht
 Closer = Callable[[], None]
 
 
-def setup_logging(config: LoggingConfig, secrets: Sequence[str]) -> Closer:
-    """Send all logging to stderr and, if configured, to a file; `secrets` are struck out of every record.
+def setup_logging(config: LoggingConfig, redaction: Redaction) -> Closer:
+    """Send all logging to stderr and, if configured, to a file; `redaction` strikes secrets out of every record.
 
     Returns a function that writes what is still queued (for at most `LOG_CLOSE_SECONDS`) and puts logging back as it was.
     """
-    redaction = Redaction(secrets)
     formatter = JsonLines(redaction) if config.format == "structured" else ReadableLines(redaction)
     terminal = _Terminal(_STDERR)
     outputs: list[logging.Handler] = [terminal]
@@ -62,6 +61,11 @@ def setup_logging(config: LoggingConfig, secrets: Sequence[str]) -> Closer:
                     output.close()
 
     return close
+
+
+def set_log_level(level: str) -> None:
+    """Log what is at least this severe, from now on."""
+    logging.getLogger().setLevel(level)
 
 
 class _Entrance(QueueHandler):

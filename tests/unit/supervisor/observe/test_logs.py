@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmx_supervisor.config.schema import LoggingConfig
+from lmx_supervisor.observe.log_format import Redaction
 from lmx_supervisor.observe.logs import setup_logging
 
 log = logging.getLogger("lmx.test")
@@ -25,7 +26,7 @@ def run_python(code: str, **options: object) -> "subprocess.CompletedProcess[byt
 def test_records_reach_stderr_and_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Both outputs get the same lines, without secrets, in a file only the owner can read."""
     file = tmp_path / "logs" / "lmx.log"
-    close = setup_logging(LoggingConfig(file=str(file)), ["hush"])
+    close = setup_logging(LoggingConfig(file=str(file)), Redaction(["hush"]))
     log.info("one %s", "hush", extra={"model": "m"})
     log.debug("not at this level")
     try:
@@ -46,7 +47,7 @@ def test_closing_puts_logging_back(capfd: pytest.CaptureFixture[str]) -> None:
     """Handlers, levels and threads are as before, so that a test or a restart in the process starts clean."""
     root = logging.getLogger()
     before = root.handlers[:], root.level, logging.getLogger("hypercorn.error").level
-    close = setup_logging(LoggingConfig(level="ERROR", format="text"), [])
+    close = setup_logging(LoggingConfig(level="ERROR", format="text"), Redaction([]))
     assert logging.getLogger("hypercorn.error").level == logging.WARNING
     close()
     assert (root.handlers[:], root.level, logging.getLogger("hypercorn.error").level) == before
@@ -55,7 +56,7 @@ def test_closing_puts_logging_back(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_a_slip_in_a_log_call_costs_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     """Arguments that do not fit the message are shown beside it."""
-    close = setup_logging(LoggingConfig(), [])
+    close = setup_logging(LoggingConfig(), Redaction([]))
     log.info("%d models", "three")
     close()
     assert json.loads(capfd.readouterr().err)["message"] == "%d models ('three',)"
@@ -64,7 +65,7 @@ def test_a_slip_in_a_log_call_costs_nothing(capfd: pytest.CaptureFixture[str]) -
 def test_the_file_is_rotated(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """At its size limit the file starts anew and the configured number of old ones is kept."""
     file = tmp_path / "lmx.log"
-    close = setup_logging(LoggingConfig(file=str(file), max_file_bytes=65536, backup_count=1), [])
+    close = setup_logging(LoggingConfig(file=str(file), max_file_bytes=65536, backup_count=1), Redaction([]))
     for _ in range(100):
         log.info("x" * 2000)
     close()
@@ -76,7 +77,7 @@ def test_the_file_is_rotated(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
 def test_a_file_that_cannot_be_written_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A full or missing disk costs the file's lines; the terminal still gets all of them and one complaint."""
     (tmp_path / "taken").write_text("a file where the directory should be")
-    close = setup_logging(LoggingConfig(file=str(tmp_path / "taken" / "lmx.log")), [])
+    close = setup_logging(LoggingConfig(file=str(tmp_path / "taken" / "lmx.log")), Redaction([]))
     for number in range(3):
         log.info("line %d", number)
     close()
@@ -93,8 +94,9 @@ def test_a_full_disk_is_survived() -> None:
         """
         import logging
         from lmx_supervisor.config.schema import LoggingConfig
+        from lmx_supervisor.observe.log_format import Redaction
         from lmx_supervisor.observe.logs import setup_logging
-        close = setup_logging(LoggingConfig(file="/dev/full", max_file_bytes=2**40), [])
+        close = setup_logging(LoggingConfig(file="/dev/full", max_file_bytes=2**40), Redaction([]))
         logging.warning("first")
         logging.warning("second")
         close()
@@ -118,8 +120,9 @@ def test_nobody_waits_for_a_stuck_terminal() -> None:
             limits.LOG_CLOSE_SECONDS = 0.1
             limits.LOG_QUEUE_RECORDS = 100
             from lmx_supervisor.config.schema import LoggingConfig
+            from lmx_supervisor.observe.log_format import Redaction
             from lmx_supervisor.observe.logs import setup_logging
-            close = setup_logging(LoggingConfig(), [])
+            close = setup_logging(LoggingConfig(), Redaction([]))
             slowest = 0.0
             for _ in range(500):
                 before = time.monotonic()
@@ -146,12 +149,13 @@ def test_dropped_records_are_counted_and_told() -> None:
         from lmx_protocol import limits
         limits.LOG_QUEUE_RECORDS = 10
         from lmx_supervisor.config.schema import LoggingConfig
+        from lmx_supervisor.observe.log_format import Redaction
         from lmx_supervisor.observe.logs import setup_logging
         reader, writer = os.pipe()
         terminal = os.dup(2)
         os.dup2(writer, 2)
         os.close(writer)
-        close = setup_logging(LoggingConfig(), [])
+        close = setup_logging(LoggingConfig(), Redaction([]))
         for _ in range(100):
             logging.info("x" * 10_000)
         with open(reader, "rb") as pipe:
@@ -177,9 +181,10 @@ def test_a_closed_stderr_is_survived() -> None:
         """
         import logging, os
         from lmx_supervisor.config.schema import LoggingConfig
+        from lmx_supervisor.observe.log_format import Redaction
         from lmx_supervisor.observe.logs import setup_logging
         os.close(2)
-        close = setup_logging(LoggingConfig(), [])
+        close = setup_logging(LoggingConfig(), Redaction([]))
         logging.error("into the void")
         close()
         """
