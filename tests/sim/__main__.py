@@ -1,0 +1,69 @@
+"""`python -m tests.sim --seed N [--steps M] [--verbose]` replays one day; `--seeds A:B` hunts through many."""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.sim.day import DayFailedError, Diary, run_day
+
+_CHUNK = 50
+
+
+def main() -> int:
+    """Run the days asked for; 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.sim")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--seed", type=int)
+    which.add_argument("--seeds", type=_range, metavar="A:B")
+    parser.add_argument("--steps", type=int, help="stop after this many events")
+    parser.add_argument("--verbose", action="store_true", help="print every event and action")
+    parser.add_argument("--jobs", type=int, default=1, help="processes to hunt with")
+    options = parser.parse_args()
+    if options.seed is not None:
+        return _replay(options.seed, options.steps, verbose=options.verbose)
+    return _hunt(options.seeds, options.jobs)
+
+
+def _range(text: str) -> range:
+    first, _, end = text.partition(":")
+    return range(int(first), int(end))
+
+
+def _replay(seed: int, steps: int | None, *, verbose: bool) -> int:
+    try:
+        print(run_day(seed, steps_max=steps, trace=print if verbose else None))
+    except DayFailedError as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _hunt(seeds: range, jobs: int) -> int:
+    began_at = time.monotonic()
+    failures: list[str] = []
+    totals: Counter[str] = Counter()
+    with ProcessPoolExecutor(jobs) as pool:
+        for outcome in pool.map(_try, seeds, chunksize=_CHUNK):
+            if isinstance(outcome, str):
+                failures.append(outcome)
+                print(outcome, file=sys.stderr, flush=True)
+            else:
+                totals.update(
+                    events=outcome.events, workers=outcome.workers, requests=outcome.requests, quarantines=outcome.quarantines
+                )
+                totals.update(dict(outcome.ended))
+    print(f"{len(seeds)} days, {len(failures)} failed, {time.monotonic() - began_at:.1f} s: {dict(totals)}")
+    return 1 if failures else 0
+
+
+def _try(seed: int) -> Diary | str:
+    try:
+        return run_day(seed)
+    except DayFailedError as failure:
+        return str(failure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
