@@ -48,6 +48,35 @@ async def test_loaded_models_have_the_contracts_shape(client: httpx.AsyncClient,
     assert {"state": "routable", "reason": None, "crash_count": 0} == model["readiness"]
 
 
+async def test_quarantined_models_are_listed_but_not_counted(client: httpx.AsyncClient, service: FedService) -> None:
+    """The runbook looks for them here: not loaded, in state `quarantined`, after those that are."""
+    service.workers.insert(0, worker_view("bad", WorkerState.QUARANTINED))
+
+    listing = (await client.get("/admin/models")).json()
+
+    assert 1 == listing["count"]
+    assert [(MODEL, True), ("bad", False)] == [(model["id"], model["loaded"]) for model in listing["loaded"]]
+    assert ("quarantined", None) == (listing["loaded"][1]["readiness"]["state"], listing["loaded"][1]["loaded_at"])
+
+
+async def test_force_reaches_the_service(client: httpx.AsyncClient, service: FedService) -> None:
+    """`allow_unsupported_runtime` is the operator's way past a quarantine."""
+    await client.post(LOAD, json={"model_id": MODEL, "allow_unsupported_runtime": True})
+
+    assert [LoadOrder(model_id=MODEL, allow_unsupported_runtime=True)] == service.orders
+
+
+@pytest.mark.parametrize("path", ["org/model", "org%2Fmodel"])
+async def test_a_restart_answers_like_a_load(client: httpx.AsyncClient, service: FedService, path: str) -> None:
+    """The load's shape for any spelling of the id, and the service's own refusal when the model is not served."""
+    done = await client.post(f"/admin/models/{path}/restart")
+    service.load_result = Refusal(ErrorCode.MODEL_NOT_FOUND, "not served")
+    absent = await client.post(f"/admin/models/{path}/restart")
+
+    assert {"success": True, "model_id": MODEL, "memory_after_load_gb": 3.0, "time_to_load_ms": 1500.0} == done.json()
+    assert 404 == absent.status_code
+
+
 async def test_models_on_disk_are_a_bare_list(client: httpx.AsyncClient, service: FedService) -> None:
     """The contract's shape, also for a file whose name is not UTF-8."""
     service.on_disk = [
@@ -102,7 +131,6 @@ async def test_the_predecessors_backend_names_still_work(
         ({"max_context_length": 0}, "invalid_request_error", "max_context_length"),
         ({"keep_alive_sec": 0}, "not_supported", "keep_alive_sec"),
         ({"performance_overrides": {"kv_bits": 4}}, "not_supported", "performance_overrides"),
-        ({"allow_unsupported_runtime": True}, "not_supported", "allow_unsupported_runtime"),
     ],
 )
 async def test_a_bad_load_is_refused_before_the_service_hears_of_it(
