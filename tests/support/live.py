@@ -34,6 +34,8 @@ class LiveServer:
     """Goes into every prompt, as a system message; what LMX writes to disk is searched for it."""
     command: tuple[str, ...] = ()
     """Stands before the server's own command line, to start it under other conditions (`prlimit --nofile=64`, for example)."""
+    own_session: bool = False
+    """Start it as the leader of a session of its own, as a terminal would."""
 
     # --- what a test says about the fault it injects; read by the checker ----------------------------------------------------
 
@@ -66,6 +68,7 @@ class LiveServer:
     def start(self) -> "LiveServer":
         """Start the process and wait until the port listens."""
         adopt_orphans()
+        self.close()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LMX_")}
         environment |= {"LMX_HOME": str(self.home), **self.environment}
         self.log_path = self.home / "server.log"
@@ -76,6 +79,7 @@ class LiveServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=self.own_session,
             )
         _our_servers.add(self.process.pid)
         wait_until(lambda: bool(self._announced()) or self._ended(), START_SECONDS, "the server to announce itself")
