@@ -52,9 +52,12 @@ class Dying:
         if incarnation is None:
             return
         slot = self._state.slot_of(incarnation)
-        cause = incarnation.ladder.cause if incarnation.ladder is not None else None
+        ladder = incarnation.ladder
+        cause = ladder.cause if ladder is not None else None
+        # Before its Hello it could not even be asked.
+        outstayed = ladder is not None and ladder.killed and incarnation.hello_at is not None
         state_at_death = slot.state if slot is not None else WorkerState.SPAWNING
-        verdict = classify(event.observation, state=state_at_death, cause=cause)
+        verdict = classify(event.observation, state=state_at_death, cause=cause, outstayed=outstayed)
         if incarnation.load_refusal is not None and verdict.reason in NEVER_RESTART:
             verdict = Verdict(verdict.reason, incarnation.load_refusal)
         if verdict.reason is not ExitReason.STOPPED:

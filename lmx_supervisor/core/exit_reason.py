@@ -115,6 +115,7 @@ class Verdict:
 
 
 _STACKS = "`lmx crashes show` has the stacks"
+_MORE_MEMORY = "raise supervision.worker_memory_bytes_max, or load it with a shorter context or fewer slots"
 _LESS_MEMORY = "unload another model, or load it with a shorter context or fewer slots"
 
 _ABORT_PATTERNS: tuple[tuple[str, ExitReason, str, str], ...] = (
@@ -176,8 +177,14 @@ _KILL_TEXTS: dict[KillCause, tuple[ExitReason, str]] = {
         "it was killed because it broke the protocol, a bug in its backend; report it with what `lmx crashes show` says",
     ),
     KillCause.VERSION: (ExitReason.PROTOCOL, "it speaks another protocol version than the supervisor; reinstall LMX"),
-    KillCause.MEMORY_HIGH: (ExitReason.MEMORY_EXCEEDED, "it was replaced in order because it cost more memory than it may"),
-    KillCause.MEMORY_LIMIT: (ExitReason.MEMORY_EXCEEDED, "it was killed because it reached the limit of its memory"),
+    KillCause.MEMORY_HIGH: (
+        ExitReason.MEMORY_EXCEEDED,
+        f"it was replaced in order because it came close to the limit of its memory; {_MORE_MEMORY}",
+    ),
+    KillCause.MEMORY_LIMIT: (
+        ExitReason.MEMORY_EXCEEDED,
+        f"it was killed because it reached the limit of its memory; {_MORE_MEMORY}",
+    ),
 }
 
 _EXIT_CODES: dict[int, tuple[ExitReason, str, str]] = {
@@ -201,13 +208,16 @@ _CRASH_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal
 _OUTSIDE_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
-def classify(observation: ExitObservation, *, state: WorkerState, cause: KillCause | None) -> Verdict:
-    """Why a worker in `state` died, where `cause` is our own reason to have ended it, if any."""
+def classify(observation: ExitObservation, *, state: WorkerState, cause: KillCause | None, outstayed: bool = False) -> Verdict:
+    """Why a worker in `state` died, where `cause` is our own reason to have ended it, if any.
+
+    `outstayed`: it was asked to stop and we killed it in the end. However else it left after we wanted it gone, it has stopped.
+    """
     if observation.spawn_error is not None:
         text = f"it could not be started: {observation.spawn_error}; the machine may be out of processes, files or memory"
         return Verdict(ExitReason.SPAWN_FAILED, text)
     if cause is KillCause.STOP:
-        if observation.signal_number == signal.SIGKILL:
+        if outstayed:
             return Verdict(ExitReason.STOP_TIMEOUT, "it did not stop in time when asked and was killed")
         return Verdict(ExitReason.STOPPED, "it was stopped")
     if cause is not None:

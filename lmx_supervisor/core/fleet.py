@@ -21,7 +21,7 @@ from lmx_protocol.messages import (
     StepEvents,
 )
 from lmx_protocol.states import WorkerState
-from lmx_protocol.version import is_compatible
+from lmx_protocol.version import PROTOCOL_VERSION, is_compatible
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.actions import Action, AllStopped
 from lmx_supervisor.core.dying import Dying
@@ -155,6 +155,9 @@ class Fleet:
 
     def _hear_hello(self, slot: Slot | None, incarnation: Incarnation, message: Hello, now: float) -> str | None:
         if not is_compatible(message.protocol):
+            incarnation.load_refusal = (
+                f"the worker speaks protocol {message.protocol}, the supervisor protocol {PROTOCOL_VERSION}; reinstall LMX"
+            )
             self._roster.end(incarnation, KillCause.VERSION, now)
             return None
         if incarnation.hello_at is not None or message.incarnation != incarnation.name:

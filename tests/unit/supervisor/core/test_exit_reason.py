@@ -18,7 +18,7 @@ TRUNCATED = ExitObservation(signal_number=signal.SIGBUS, model_truncated=True)
     [
         (ExitObservation(code=0), KillCause.STOP, WorkerState.DRAINING, ExitReason.STOPPED),
         (ExitObservation(signal_number=signal.SIGTERM), KillCause.STOP, WorkerState.DRAINING, ExitReason.STOPPED),
-        (ExitObservation(signal_number=signal.SIGKILL), KillCause.STOP, WorkerState.DRAINING, ExitReason.STOP_TIMEOUT),
+        (ExitObservation(signal_number=signal.SIGKILL), KillCause.STOP, WorkerState.DRAINING, ExitReason.STOPPED),
         (ExitObservation(code=0), None, WorkerState.READY, ExitReason.UNEXPECTED_EXIT),
         (ExitObservation(code=3), None, WorkerState.READY, ExitReason.UNEXPECTED_EXIT),
         (ExitObservation(code=ExitCode.BAD_MODEL), None, WorkerState.LOADING, ExitReason.BAD_MODEL),
