@@ -44,6 +44,7 @@ What (`do`):
     hold_gil                nothing in this process does anything any more
     leak                    take `bytes_per_second` until `bytes` are taken
     flood                   write `bytes` to `stream` (stdout, stderr) as `shape` (lines, one_line, binary)
+    helper                  leave a process of its own behind that sleeps for `seconds` (0: an hour)
     raise                   raise in the engine, with `line` as the message: fails every running request
     fail_request            fail the one request (when: request, token)
     garbage                 send bytes that are no message
@@ -79,7 +80,9 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=0, le=2**50)]
 
 Trigger = Literal["import", "hello", "load", "ready", "request", "token", "cancel", "shutdown"]
-ProcessFault = Literal["exit", "sys_exit", "segfault", "abort", "kill", "stop", "stall", "hold_gil", "leak", "flood", "raise"]
+ProcessFault = Literal[
+    "exit", "sys_exit", "segfault", "abort", "kill", "stop", "stall", "hold_gil", "leak", "flood", "helper", "raise"
+]
 WireLie = Literal[
     "garbage",
     "oversized",
