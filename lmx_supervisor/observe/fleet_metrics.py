@@ -65,6 +65,11 @@ def _worker_metrics(workers: Sequence[WorkerView]) -> Iterator[Metric]:
         "lmx_worker_load_seconds", "From the order to the passed canary, last time.", lambda worker: worker.load_seconds
     )
     yield gauge("lmx_model_load_duration_seconds", "The same, under its older name.", lambda worker: worker.load_seconds)
+    yield gauge(
+        "lmx_worker_consecutive_failures",
+        "Failures in a row without lasting service.",
+        lambda worker: worker.consecutive_failures,
+    )
     exits = GaugeMetricFamily("lmx_worker_last_exit_info", "Why a model's worker ended last.", labels=("model", "reason"))
     for worker in workers:
         if worker.last_exit is not None:

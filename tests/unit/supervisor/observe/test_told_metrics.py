@@ -1,0 +1,31 @@
+"""Counters of what operators are told."""
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from lmx_supervisor.core.actions import Tell
+from lmx_supervisor.observe.told_metrics import ToldMetrics
+
+M = {"model_id": "m"}
+
+
+@pytest.mark.parametrize(
+    ("tell", "name", "labels", "count"),
+    [
+        (Tell("worker_exited", {**M, "reason": "native_crash"}), "crashes", {"model": "m", "reason": "native_crash"}, 1.0),
+        (Tell("worker_exited", {**M, "reason": "stopped"}), "crashes", {"model": "m", "reason": "stopped"}, None),
+        (Tell("worker_exited", {"model_id": None, "reason": "hung"}), "crashes", {"model": "", "reason": "hung"}, 1.0),
+        (Tell("worker_restarting", {**M, "reason": "hung"}), "worker_restarts", {"model": "m", "reason": "hung"}, 1.0),
+        (Tell("request_replayed", {**M, "request_id": "r"}), "requests_replayed", {}, 1.0),
+        (Tell("model_unloaded", {**M, "reason": "manual"}), "model_evictions", {"model": "m"}, 0.0),
+        (Tell("model_unloaded", {**M, "reason": "lru"}), "model_evictions", {"model": "m"}, 1.0),
+        (Tell("model_compatibility_recorded", {**M, "outcome": "fail"}), "model_compatibility_fail", {"model": "m"}, 1.0),
+        (Tell("model_compatibility_recorded", {**M, "outcome": "pass"}), "model_compatibility_fail", {"model": "m"}, 0.0),
+        (Tell("anything_else", M), "model_evictions", {"model": "m"}, 0.0),
+    ],
+)
+def test_each_tale_counts_once_where_it_belongs(tell: Tell, name: str, labels: dict[str, str], count: float | None) -> None:
+    """One event is one more in its counter; orderly exits, manual unloads and passed checks are none."""
+    registry = CollectorRegistry()
+    ToldMetrics(registry, label_of=str).take(tell)
+    assert registry.get_sample_value(f"lmx_{name}_total", labels) == count
