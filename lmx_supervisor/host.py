@@ -8,22 +8,25 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lmx_supervisor.catalog.catalog import Catalog
 from lmx_supervisor.catalog.registered import RegisteredModels
 from lmx_supervisor.config.load import LoadedConfig, Origin
+from lmx_supervisor.config.redact import secret_values
 from lmx_supervisor.config.schema import Config, models_directory
 from lmx_supervisor.core.policy import policy_of
 from lmx_supervisor.core.startup import StartupDecision, decide_startup
 from lmx_supervisor.observe.log_format import Redaction
+from lmx_supervisor.observe.logs import set_log_level
 from lmx_supervisor.runtime.atomic_file import ReadDocument, read_document, remove_leftovers
 from lmx_supervisor.runtime.boot_sweep import sweep
 from lmx_supervisor.runtime.compatibility import CompatibilityRegistry, Registry, read_registry
 from lmx_supervisor.runtime.crash_archive import CrashArchive
 from lmx_supervisor.runtime.crash_recorder import CrashRecorder
+from lmx_supervisor.runtime.live_config import LiveConfig
 from lmx_supervisor.runtime.run_dir import RunDir
 from lmx_supervisor.runtime.service import LocalService
 from lmx_supervisor.runtime.state_file import FILE_NAME, RuntimeState, last_run, quarantine_known
@@ -64,7 +67,7 @@ async def running_service(
         loaded: the configuration in force, and where its values come from.
         home: where registered models, the state and the default models directory lie.
         extra_paths: model id → path, beside those the configuration names.
-        redaction: strikes secrets out of crash bundles; it learns new ones when the configuration is reloaded.
+        redaction: strikes secrets out of events and crash bundles; it learns new ones when the configuration is reloaded.
 
     Raises:
         RunDirError: the run directory cannot be used.
@@ -82,18 +85,28 @@ async def running_service(
             supervisor.post(quarantine_known(saved))
         state = StateKeeper(home, supervisor, past.state.document, past.decision, os.getpid())
         registry = CompatibilityRegistry(home, supervisor, past.registry.document.rows if past.registry.document else ())
+        live = LiveConfig(loaded, _applying_to(supervisor, redaction))
         recorder = CrashRecorder(archive, redaction.strike)
         supervisor.on_autopsy(recorder.record)
         clean = False
         try:
             # On the disk before anything that could end this run too.
             await state.write_now()
-            service = LocalService(config, catalog, supervisor, startup=past.decision, state=state, registry=registry)
+            service = LocalService(
+                live,
+                catalog,
+                supervisor,
+                startup=past.decision,
+                state=state,
+                registry=registry,
+                crashes=archive,
+                redaction=redaction,
+            )
             _tell_what_was_set_aside(supervisor, past)
             yield Running(service, supervisor)
             clean = True
         finally:
-            await supervisor.drain(config.server.drain_seconds)
+            await supervisor.drain(live.config.server.drain_seconds)
             await registry.close()
             await asyncio.to_thread(recorder.close)
             await state.close(clean=clean)
@@ -121,6 +134,17 @@ def _tell_what_was_set_aside(supervisor: Supervisor, past: _Past) -> None:
     for found in (past.state, past.registry):
         if found.problem is not None:
             supervisor.tell("file_set_aside", problem=found.problem, now_at=str(found.set_aside), alarming=True)
+
+
+def _applying_to(supervisor: Supervisor, redaction: Redaction) -> Callable[[Config], None]:
+    """Hands a reloaded configuration to those that keep a copy of it."""
+
+    def apply(config: Config) -> None:
+        redaction.learn(secret_values(config))
+        supervisor.policy = policy_of(config)
+        set_log_level(config.logging.level)
+
+    return apply
 
 
 def _timing(config: Config) -> WorkerTiming:

@@ -139,7 +139,7 @@ async def _serve(
             asked.cancel()
             loading.cancel()
             # The HTTP side stays up meanwhile and tells new requests to come back.
-            await running.supervisor.drain(config.server.drain_seconds)
+            await running.supervisor.drain(running.service.config.server.drain_seconds)
         finally:
             http_stop.set()
             await http

@@ -29,6 +29,16 @@ class Origin(StrEnum):
     FLAG = "flag"
 
 
+class ConfigSource(msgspec.Struct, frozen=True, kw_only=True):
+    """What a start was given, so that a reload reads the same."""
+
+    named_file: Path | None
+    flags: dict[str, Any]
+    variables: dict[str, str]
+    """The `LMX_*` variables of the environment."""
+    home: Path
+
+
 class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A configuration, and where it came from."""
 
@@ -37,6 +47,7 @@ class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The file that was read."""
     origins: dict[str, Origin]
     """Dotted key → origin, for every key there is."""
+    source: ConfigSource
 
 
 def load_config(*, file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path) -> LoadedConfig:
@@ -64,13 +75,25 @@ def load_config(*, file: Path | None, flags: Mapping[str, Any], environ: Mapping
             # Checked even where a later layer overrides it: a broken value must not wait for the day the override goes.
             values[dotted] = _checked(all_keys()[dotted], raw, source)
             origins[dotted] = origin
-    config = _built(values)
+    config = config_of(values)
     for broken in broken_rules(config):
         # A default cannot be to blame: the one that clashes with it was written somewhere.
         involved = [origins[_dotted(key)] for key in (broken.key, broken.clashes_with)]
         source = next(layers[origin][0] for origin in involved if origin is not Origin.DEFAULT)
         raise ConfigError(source, _name_at(source, broken.key), broken.reason)
-    return LoadedConfig(config=config, file=path, origins=origins)
+    variables = {name: value for name, value in environ.items() if name.startswith("LMX_")}
+    given = ConfigSource(named_file=file, flags=dict(flags), variables=variables, home=home)
+    return LoadedConfig(config=config, file=path, origins=origins, source=given)
+
+
+def read_again(loaded: LoadedConfig) -> LoadedConfig:
+    """The same file, variables and flags as they are now; a file that was not there at first is looked for again.
+
+    Raises:
+        ConfigError: as `load_config`, also when the file is gone.
+    """
+    source = loaded.source
+    return load_config(file=loaded.file or source.named_file, flags=source.flags, environ=source.variables, home=source.home)
 
 
 def _checked(key: Key, raw: Any, source: str) -> Any:
@@ -97,7 +120,13 @@ def _name_at(source: str, dotted: str) -> str:
     return key.variable if key and source == ENVIRONMENT else dotted
 
 
-def _built(values: Mapping[str, Any]) -> Config:
+def values_of(config: Config) -> dict[str, Any]:
+    """Dotted key → value in force, for every key there is."""
+    return {dotted: getattr(getattr(config, key.section), key.name) for dotted, key in all_keys().items()}
+
+
+def config_of(values: Mapping[str, Any]) -> Config:
+    """The reverse of `values_of`. The values are not checked."""
     sections = {
         section.name: section.type(
             **{field.name: values[f"{section.name}.{field.name}"] for field in msgspec.structs.fields(section.type)}

@@ -64,10 +64,11 @@ class Roster:
         return [incarnation for incarnation in self._state.incarnations.values() if incarnation.model_id is None]
 
     def dismiss_unused_spares(self, now: float) -> None:
-        """End the spares of backends no slot uses, and all of them when the service stops."""
+        """End the spares of backends no slot uses; all of them when the service stops or they are not wanted any more."""
         in_use = {slot.backend for slot in self._state.slots.values() if slot.state in SERVING | STARTING or slot.wanted}
         for spare in self.spares():
-            if spare.ladder is None and (self._state.draining or spare.backend not in in_use):
+            unwanted = self._state.draining or not self._state.policy.warm_spare
+            if spare.ladder is None and (unwanted or spare.backend not in in_use):
                 self.end(spare, KillCause.STOP, now)
 
     def spare_died(self, incarnation: Incarnation, verdict: Verdict, now: float) -> None:

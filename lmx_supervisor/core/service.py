@@ -7,6 +7,7 @@ import msgspec
 
 from lmx_protocol.messages import AnyRequestEvent, GenerateRequest
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.event_log import Gap, LoggedEvent
 from lmx_supervisor.core.views import FleetView
 
@@ -86,6 +87,15 @@ class CompatibilityRow(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Literal["pass", "fail"]
     reason: str | None = None
     metadata: dict[str, str | float | None] = {}
+
+
+class ReloadOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reload changed, as dotted configuration keys."""
+
+    updated: tuple[str, ...]
+    """In force with a new value now."""
+    ignored: tuple[str, ...]
+    """Changed where they are written, but in force only after the next start."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,3 +189,12 @@ class Service(Protocol):
 
     async def available(self) -> list[ModelOnDisk]:
         """The models on disk."""
+
+    async def crashes(self, model_id: str | None, at_most: int) -> list[CrashHeadline]:
+        """The deaths that evidence is kept of, the newest first; of one model, or of all (None)."""
+
+    async def crash(self, crash_id: str) -> CrashReport | None:
+        """Everything that is kept of one death; None when there is nothing of that id."""
+
+    async def reload_config(self) -> ReloadOutcome:
+        """Read the configuration again and put in force what can change now. Raises `Refusal` when it cannot be used."""

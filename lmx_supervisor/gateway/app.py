@@ -15,6 +15,8 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.admin.compatibility import AdminCompatibility
+from lmx_supervisor.gateway.admin.config import AdminConfig
+from lmx_supervisor.gateway.admin.crashes import AdminCrashes
 from lmx_supervisor.gateway.admin.events import ADMIN_KEY_QUERY_NAMES, AdminEvents
 from lmx_supervisor.gateway.admin.metrics import AdminMetrics
 from lmx_supervisor.gateway.admin.models import AdminModels
@@ -87,6 +89,7 @@ def _inference_routes(service: Service) -> list[BaseRoute]:
 
 def _admin_routes(service: Service) -> list[BaseRoute]:
     models, status, workers = AdminModels(service), AdminStatus(service), AdminWorkers(service)
+    crashes = AdminCrashes(service)
     return [
         Route("/models", models.index),
         Route("/models/available", models.available),
@@ -98,6 +101,9 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/status", status.status),
         Route("/health", status.health),
         Route("/metrics", AdminMetrics(service).scrape),
+        Route("/crashes", crashes.index),
+        Route("/crashes/{crash_id}", crashes.show),
+        Route("/config/reload", AdminConfig(service).reload, methods=["POST"]),
         Route("/workers", workers.index),
         Route("/workers/{model_id:path}", workers.show),
     ]

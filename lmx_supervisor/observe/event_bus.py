@@ -6,7 +6,7 @@ gap where it fell behind.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
@@ -18,11 +18,11 @@ from lmx_supervisor.observe.log_format import Redaction
 
 
 class EventBus:
-    """Satisfies `core.service.EventFeed`. Used on one loop. `secrets` are struck out of every field."""
+    """Satisfies `core.service.EventFeed`. Used on one loop. `redaction` strikes secrets out of every field."""
 
-    def __init__(self, secrets: Sequence[str], unix_now: Callable[[], float] = time.time) -> None:
+    def __init__(self, redaction: Redaction, unix_now: Callable[[], float] = time.time) -> None:
         self._unix_now = unix_now
-        self._redaction = Redaction(secrets)
+        self._redaction = redaction
         self._log = EventLog(unix_now(), limits.EVENTS_KEPT_MAX)
         self._subscriptions: set[Subscription] = set()
         self._closed = False

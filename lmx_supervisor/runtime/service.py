@@ -9,12 +9,14 @@ import logging
 import time
 from collections.abc import Coroutine, Sequence
 
+from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import GenerateRequest, ModelSpec
 from lmx_protocol.states import BACKEND_OF_FORMAT, BackendName, ModelFormat
 from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
-from lmx_supervisor.config.redact import secret_values
+from lmx_supervisor.catalog.disk_calls import DiskCalls
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
     Answer,
@@ -23,6 +25,7 @@ from lmx_supervisor.core.service import (
     LoadOutcome,
     ModelOnDisk,
     Origin,
+    ReloadOutcome,
     ServiceStatus,
     UnloadOutcome,
 )
@@ -31,8 +34,11 @@ from lmx_supervisor.core.startup import StartupDecision
 from lmx_supervisor.core.views import FleetView
 from lmx_supervisor.observe.event_bus import EventBus
 from lmx_supervisor.observe.host_memory import read_host_memory
+from lmx_supervisor.observe.log_format import Redaction
 from lmx_supervisor.observe.metrics import Metrics
 from lmx_supervisor.runtime.compatibility import CompatibilityRegistry
+from lmx_supervisor.runtime.crash_archive import CrashArchive
+from lmx_supervisor.runtime.live_config import LiveConfig
 from lmx_supervisor.runtime.state_file import plain_spec
 from lmx_supervisor.runtime.state_keeper import StateKeeper
 from lmx_supervisor.runtime.supervisor import Supervisor
@@ -55,15 +61,19 @@ class LocalService:
 
     def __init__(
         self,
-        config: Config,
+        live: LiveConfig,
         catalog: Catalog,
         supervisor: Supervisor,
         *,
         startup: StartupDecision,
         state: StateKeeper,
         registry: CompatibilityRegistry,
+        crashes: CrashArchive,
+        redaction: Redaction,
     ) -> None:
-        self._config = config
+        self._live = live
+        self._crashes = crashes
+        self._crash_calls = DiskCalls(at_once=limits.CRASH_CALLS_MAX, seconds=limits.CRASH_READ_SECONDS)
         self._catalog = catalog
         self._supervisor = supervisor
         self._startup = startup
@@ -73,7 +83,7 @@ class LocalService:
         self._started_at = time.monotonic()
         self._started_at_unix = time.time()
         self._startup_complete = False
-        self._events = EventBus(secret_values(config))
+        self._events = EventBus(redaction)
         self._metrics = Metrics(self.fleet, self.status)
         for listener in (self._events.take, self._metrics.take):
             supervisor.subscribe(listener)
@@ -81,7 +91,7 @@ class LocalService:
     @property
     def config(self) -> Config:
         """The configuration in force."""
-        return self._config
+        return self._live.config
 
     def fleet(self) -> FleetView:
         """All workers at this moment."""
@@ -117,6 +127,26 @@ class LocalService:
     async def available(self) -> list[ModelOnDisk]:
         """The models on disk."""
         return await self._catalog.available()
+
+    async def crashes(self, model_id: str | None, at_most: int) -> list[CrashHeadline]:
+        """The deaths that evidence is kept of, the newest first. Raises `Refusal` when the disk does not answer."""
+        return await self._crash_calls.run(lambda: self._crashes.headlines(model_id, at_most))
+
+    async def crash(self, crash_id: str) -> CrashReport | None:
+        """Everything that is kept of one death, or None. Raises `Refusal` when the disk does not answer."""
+        return await self._crash_calls.run(lambda: self._crashes.report(crash_id))
+
+    async def reload_config(self) -> ReloadOutcome:
+        """Read the configuration again and put in force what can change now. Raises `Refusal`."""
+        reload = await self._live.reload()
+        self._supervisor.tell(
+            "config_reloaded",
+            updated=reload.updated,
+            ignored=reload.ignored,
+            memory_threshold=limits.MEMORY_THRESHOLD_PERCENT,
+            log_level=self.config.logging.level,
+        )
+        return ReloadOutcome(updated=reload.updated, ignored=reload.ignored)
 
     async def unload(self, model_id: str) -> UnloadOutcome:
         """Drain and stop a model. Raises `Refusal`."""
@@ -213,7 +243,7 @@ class LocalService:
         )
 
     def _spec(self, order: LoadOrder, model_id: str, path: str, format_: ModelFormat) -> ModelSpec:
-        models = self._config.models
+        models = self._live.config.models
         return ModelSpec(
             model_id=model_id,
             path=path,

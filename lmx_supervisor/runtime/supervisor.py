@@ -77,6 +77,15 @@ class Supervisor:
 
     # --- what others may ask ----------------------------------------------------------------------------------------------
 
+    @property
+    def policy(self) -> Policy:
+        """The numbers that the core decides by; a new one is in force with the next event."""
+        return self._fleet.policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._fleet.policy = policy
+
     def view(self) -> FleetView:
         """All workers at this moment."""
         return fleet_view(self._fleet.state, time.monotonic(), time.time())

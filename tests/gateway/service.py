@@ -9,6 +9,7 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequestEvent, Cancelled, Finished, GenerateRequest, ModelFacts, Terminal, Text, Usage
 from lmx_protocol.states import READINESS, FinishReason, ModelFormat, Readiness, WorkerState
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
     Answer,
@@ -18,11 +19,13 @@ from lmx_supervisor.core.service import (
     LoadOutcome,
     ModelOnDisk,
     Origin,
+    ReloadOutcome,
     ServiceStatus,
     UnloadOutcome,
 )
 from lmx_supervisor.core.views import FleetView, LoadProgressView, ReadinessView, WorkerView
 from lmx_supervisor.observe.event_bus import EventBus
+from lmx_supervisor.observe.log_format import Redaction
 
 MODEL = "org/model"
 FACTS = ModelFacts(
@@ -90,7 +93,9 @@ class FedService:
         self.on_submit: Callable[[FedAnswer], None] = _say_hello
         self.answers: list[FedAnswer] = []
         self.origins: list[Origin] = []
-        self.events = EventBus(())
+        self.events = EventBus(Redaction(()))
+        self.crash_reports: dict[str, CrashReport] = {}
+        self.reload_result: ReloadOutcome | Exception = ReloadOutcome(updated=(), ignored=())
         self.metrics_text = b""
         self.submitted = asyncio.Event()
         self.orders: list[LoadOrder] = []
@@ -165,6 +170,18 @@ class FedService:
 
     async def available(self) -> list[ModelOnDisk]:
         return self.on_disk
+
+    async def crashes(self, model_id: str | None, at_most: int) -> list[CrashHeadline]:
+        found = [crash.summary for crash in self.crash_reports.values() if model_id in (None, crash.summary.model_id)]
+        return list(found[:at_most])
+
+    async def crash(self, crash_id: str) -> CrashReport | None:
+        return self.crash_reports.get(crash_id)
+
+    async def reload_config(self) -> ReloadOutcome:
+        if isinstance(self.reload_result, Exception):
+            raise self.reload_result
+        return self.reload_result
 
 
 def _say_hello(answer: FedAnswer) -> None:

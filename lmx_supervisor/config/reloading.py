@@ -1,0 +1,87 @@
+"""Which keys a reload applies to a running service, and what a newly read configuration changes. Pure.
+
+A key is live when everything that uses it looks at the configuration in force each time. All others keep their value until the
+next start: what the port, the log's outputs and the clockwork of running workers were made from cannot change under them.
+"""
+
+import msgspec
+
+from lmx_supervisor.config.error import ConfigError
+from lmx_supervisor.config.load import LoadedConfig, config_of, values_of
+from lmx_supervisor.config.rules import broken_rules
+
+LIVE_KEYS = frozenset(
+    {
+        "server.allowed_hosts",
+        "server.body_bytes_max",
+        "server.held_bodies_bytes_max",
+        "server.body_seconds",
+        "server.drain_seconds",
+        "server.slow_client_seconds",
+        "server.stream_keep_alive_seconds",
+        "server.sse_heartbeat_interval_sec",
+        "models.default_model",
+        # How models are loaded: for the loads to come.
+        "models.context_length",
+        "models.slots",
+        "models.prefill_chunk_tokens",
+        "models.gpu_layers",
+        "models.threads",
+        "models.warm_spare",
+        "models.queue_per_model",
+        "models.queue_total",
+        "models.queue_wait_seconds",
+        "supervision.hello_seconds",
+        "supervision.load_stall_seconds",
+        "supervision.load_total_seconds",
+        "supervision.canary_seconds",
+        "supervision.beat_suspect_seconds",
+        "supervision.beat_dead_seconds",
+        "supervision.progress_stall_seconds",
+        "supervision.hang_abort_grace_seconds",
+        "supervision.stop_grace_seconds",
+        "supervision.kill_wait_seconds",
+        "supervision.restart_initial_seconds",
+        "supervision.restart_factor",
+        "supervision.restart_max_seconds",
+        "supervision.restart_jitter_ratio",
+        "supervision.restart_stable_seconds",
+        "supervision.restart_window_seconds",
+        "supervision.restart_max_in_window",
+        "supervision.quarantine_threshold",
+        "supervision.worker_memory_bytes_max",
+        "logging.level",
+        "security.admin_key",
+        "security.inference_api_key",
+        "security.profile",
+    }
+)
+
+
+class Reload(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reload comes to. Keys are dotted, in the order of the schema."""
+
+    loaded: LoadedConfig
+    """To be in force from here on."""
+    updated: tuple[str, ...]
+    """Keys that have another value now."""
+    ignored: tuple[str, ...]
+    """Keys that were changed where they are written, and keep their value until the next start."""
+
+
+def plan_reload(running: LoadedConfig, fresh: LoadedConfig) -> Reload:
+    """What of `fresh` a service that runs on `running` takes over.
+
+    Raises:
+        ConfigError: the live keys clash with one that cannot change before the next start.
+    """
+    before, after = values_of(running.config), values_of(fresh.config)
+    changed = [key for key in before if before[key] != after[key]]
+    ignored = tuple(key for key in changed if key not in LIVE_KEYS)
+    config = config_of({**after, **{key: before[key] for key in ignored}})
+    for broken in broken_rules(config):
+        reason = f"{broken.reason}; what clashes with it changes only with the next start"
+        raise ConfigError(str(fresh.file), broken.key, reason)
+    origins = {**fresh.origins, **{key: running.origins[key] for key in ignored}}
+    loaded = msgspec.structs.replace(fresh, config=config, origins=origins)
+    return Reload(loaded=loaded, updated=tuple(key for key in changed if key in LIVE_KEYS), ignored=ignored)
