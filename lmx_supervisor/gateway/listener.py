@@ -15,7 +15,7 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -39,6 +39,9 @@ from lmx_supervisor.gateway.problem import CLOSE, EdgeCode, Problem
 
 logger = logging.getLogger("lmx.http")
 
+_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+_Kept = dict["asyncio.Task[None]", asyncio.StreamWriter]
+
 
 async def serve_http(
     app: ASGIApp, config: Config, sockets: Sequence[socket.socket], stop: asyncio.Event, *, open_files_max: int
@@ -57,7 +60,7 @@ async def serve_http(
     accepting = []
     try:
         for listening in sockets:
-            _keep_peers_checked(listening)
+            _set_up_for_clients(listening)
             listening.setblocking(False)
             listening.listen(limits.LISTEN_BACKLOG)
             accepting.append(asyncio.create_task(_accept(listening, gate)))
@@ -80,7 +83,7 @@ async def _accept(listening: socket.socket, gate: "_Gate") -> None:
             logger.warning("accept failed", extra={"reason": error.strerror})
             await asyncio.sleep(limits.ACCEPT_RETRY_SECONDS)
             continue
-        gate.let_in(connected)
+        await gate.let_in(connected)
         # A flood of connections must not keep the loop from those that are in.
         await asyncio.sleep(0)
 
@@ -115,52 +118,42 @@ class _Gate:
         self._hypercorn = hypercorn_config(config)
         self._context = WorkerContext(None)
         self._budget = budget
-        self._connections: dict[asyncio.Task[None], socket.socket] = {}
-        self._refusals: dict[asyncio.Task[None], socket.socket] = {}
+        self._connections: _Kept = {}
+        self._refusals: _Kept = {}
 
-    def let_in(self, connected: socket.socket) -> None:
+    async def let_in(self, connected: socket.socket) -> None:
         """Serve or refuse an accepted connection, from now on ours to close; of a flood, only so many are told."""
         if len(self._connections) < self._budget.connections_max:
-            self._start(self._serve(connected), connected, self._connections)
+            self._start(self._serve, await _streams(connected), self._connections)
         elif len(self._refusals) < self._budget.refusals_max:
-            self._start(self._refuse(connected), connected, self._refusals)
+            self._start(self._refuse, await _streams(connected), self._refusals)
         else:
             connected.close()
 
-    def _start(
-        self, work: Coroutine[Any, Any, None], connected: socket.socket, kept: "dict[asyncio.Task[None], socket.socket]"
-    ) -> None:
-        task = asyncio.create_task(work)
-        kept[task] = connected
+    def _start(self, treat: Callable[[_Streams], Coroutine[Any, Any, None]], streams: _Streams, kept: _Kept) -> None:
+        task = asyncio.create_task(treat(streams))
+        kept[task] = streams[1]
         task.add_done_callback(lambda ended: self._ended(ended, kept))
 
-    def _ended(self, task: "asyncio.Task[None]", kept: "dict[asyncio.Task[None], socket.socket]") -> None:
-        # Closed by its transport long ago, unless the task was cancelled before there was one.
-        kept.pop(task).close()
+    def _ended(self, task: "asyncio.Task[None]", kept: _Kept) -> None:
+        _hang_up(kept.pop(task))
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("connection failed with a bug", exc_info=error)
 
-    async def _serve(self, connected: socket.socket) -> None:
+    async def _serve(self, streams: _Streams) -> None:
         loop = asyncio.get_running_loop()
-        reader, writer = await _streams(connected)
-        try:
-            await _Connection(self._app, loop, self._hypercorn, self._context, ConnectionState({}), reader, writer)
-        finally:
-            writer.transport.abort()
+        await _Connection(self._app, loop, self._hypercorn, self._context, ConnectionState({}), *streams)
 
-    async def _refuse(self, connected: socket.socket) -> None:
+    async def _refuse(self, streams: _Streams) -> None:
         """Say 503 and wait a moment for the client to take it: closing at once would reset the answer away."""
-        reader, writer = await _streams(connected)
-        try:
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(limits.CONNECTION_CLOSE_SECONDS):
-                    writer.write(_raw_response(_TOO_MANY_CONNECTIONS))
-                    await writer.drain()
-                    writer.write_eof()
-                    while await reader.read(limits.HEADER_BYTES_MAX):
-                        pass
-        finally:
-            writer.transport.abort()
+        reader, writer = streams
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(limits.CONNECTION_CLOSE_SECONDS):
+                writer.write(_raw_response(_TOO_MANY_CONNECTIONS))
+                await writer.drain()
+                writer.write_eof()
+                while await reader.read(limits.HEADER_BYTES_MAX):
+                    pass
 
     async def drain(self, seconds: float) -> None:
         """Let connections end by themselves for at most `seconds`."""
@@ -171,21 +164,27 @@ class _Gate:
     async def cut(self) -> None:
         """End every connection now."""
         remaining = self._connections | self._refusals
-        for task, connected in remaining.items():
+        for task, writer in remaining.items():
             # First the connection: closing would otherwise wait for clients that take their time.
-            with contextlib.suppress(OSError):
-                connected.shutdown(socket.SHUT_RDWR)
+            _hang_up(writer)
             task.cancel()
         await asyncio.gather(*remaining, return_exceptions=True)
 
 
-async def _streams(connected: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _streams(connected: socket.socket) -> _Streams:
     """An accepted connection as asyncio's streams, as `asyncio.start_server` makes them."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(loop=loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
     transport, _ = await loop.connect_accepted_socket(lambda: protocol, connected)
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+def _hang_up(writer: asyncio.StreamWriter) -> None:
+    """End a connection now, whatever is still to be written. Not `transport.abort`: it fails on one that has just ended."""
+    with contextlib.suppress(OSError):
+        writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+    writer.close()
 
 
 class _Connection(TCPServer):  # type: ignore[misc]  # Hypercorn is untyped to us
@@ -224,7 +223,7 @@ class _Connection(TCPServer):  # type: ignore[misc]  # Hypercorn is untyped to u
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limits.CONNECTION_CLOSE_SECONDS):
                 await super()._close()
-        self.writer.transport.abort()
+        _hang_up(self.writer)
 
 
 class _Http1(H11Protocol):  # type: ignore[misc]  # Hypercorn is untyped to us
@@ -262,13 +261,16 @@ def _raw_response(problem: Problem) -> bytes:
     return f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") + head + b"\r\n" + bytes(response.body)
 
 
-def _keep_peers_checked(listening: socket.socket) -> None:
-    """TCP keep-alive, inherited by accepted sockets: a peer that vanished without a word frees its place within half a minute.
+def _set_up_for_clients(listening: socket.socket) -> None:
+    """What accepted sockets inherit: tokens go out one by one, and a peer that vanished without a word is noticed.
 
-    The system's default is two hours. Unix sockets have no such peers. The macOS branch was not run.
+    Without `TCP_NODELAY` (asyncio sets it only on sockets whose protocol number is spelled out) a small write waits for the
+    client to acknowledge the one before, which clients delay by 40 ms. Without keep-alive the system gives a vanished peer two
+    hours; with it, its place is free within half a minute. Unix sockets need neither. The macOS branch was not run.
     """
     if listening.family not in {socket.AF_INET, socket.AF_INET6}:
         return
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sys.platform == "darwin":
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPALIVE, limits.TCP_KEEPALIVE_IDLE_SECONDS)

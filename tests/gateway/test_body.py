@@ -6,57 +6,7 @@ import httpx
 import pytest
 
 from tests.gateway.service import FedService
-
-GOOD = '"model":"org/model","messages":[{"role":"user","content":"hi"}]'
-MILLION = 1_000_000
-
-CORPUS: dict[str, tuple[bytes, str | None]] = {
-    "empty": (b"", None),
-    "array": (b"[]", None),
-    "string": (b'"x"', None),
-    "null": (b"null", None),
-    "truncated": (b'{"model":', None),
-    "trailing": (f"{{{GOOD}}} x".encode(), None),
-    "nul byte": (b"{\x00}", None),
-    "byte order mark": (b"\xef\xbb\xbf{}", None),
-    "invalid utf-8": (b'{"model":"m\xff","messages":[]}', None),
-    "lone high surrogate": (b'{"model":"\\ud800 and more text","messages":[]}', None),
-    "lone low surrogate": (b'{"model":"\\udc00 and more text","messages":[]}', None),
-    "lone surrogate in an unknown field": (f'{{{GOOD},"x":"\\ud800 and more text"}}'.encode(), None),
-    "not a number": (f'{{{GOOD},"temperature":NaN}}'.encode(), None),
-    "infinite": (f'{{{GOOD},"temperature":1e999}}'.encode(), "temperature"),
-    "5000 digits": (f'{{{GOOD},"max_tokens":{"9" * 5000}}}'.encode(), "max_tokens"),
-    "5000 digits for a float": (f'{{{GOOD},"temperature":{"9" * 5000}}}'.encode(), "temperature"),
-    "deep": (b"[" * MILLION, None),
-    "deep in an unknown field": (f'{{{GOOD},"x":'.encode() + b"[" * MILLION + b"]" * MILLION + b"}", None),
-    "deep objects": (f'{{{GOOD},"x":'.encode() + b'{"a":' * MILLION, None),
-    "deep in a kept field": (f'{{{GOOD},"tools":'.encode() + b"[" * MILLION + b"]" * MILLION + b"}", None),
-    "deep content": (b'{"model":"m","messages":[{"role":"user","content":' + b"[" * MILLION, "messages.0.content.0"),
-    "no model": (b'{"messages":[{"role":"user","content":"x"}]}', "model"),
-    "empty model": (b'{"model":"","messages":[{"role":"user","content":"x"}]}', "model"),
-    "huge model": (b'{"model":"%s","messages":[]}' % (b"m" * MILLION), "model"),
-    "no messages": (b'{"model":"m"}', "messages"),
-    "empty messages": (b'{"model":"m","messages":[]}', "messages"),
-    "no role": (b'{"model":"m","messages":[{"content":"x"}]}', "messages.0.role"),
-    "unknown role": (b'{"model":"m","messages":[{"role":"robot","content":"x"}]}', "messages.0.role"),
-    "content of a wrong type": (b'{"model":"m","messages":[{"role":"user","content":1}]}', "messages.0.content"),
-    "text part without text": (
-        b'{"model":"m","messages":[{"role":"user","content":[{"type":"text"}]}]}',
-        "messages.0.content.0.text",
-    ),
-    "negative max_tokens": (f'{{{GOOD},"max_tokens":-1}}'.encode(), "max_tokens"),
-    "zero max_tokens": (f'{{{GOOD},"max_tokens":0}}'.encode(), "max_tokens"),
-    "boolean max_tokens": (f'{{{GOOD},"max_tokens":true}}'.encode(), "max_tokens"),
-    "hot": (f'{{{GOOD},"temperature":2.1}}'.encode(), "temperature"),
-    "top_p over one": (f'{{{GOOD},"top_p":1.5}}'.encode(), "top_p"),
-    "a billion choices": (f'{{{GOOD},"n":1000000000}}'.encode(), "n"),
-    "stream of a wrong type": (f'{{{GOOD},"stream":"yes"}}'.encode(), "stream"),
-    "stop of a wrong type": (f'{{{GOOD},"stop":[1]}}'.encode(), "stop.0"),
-    "a million stops": (f'{{{GOOD},"stop":['.encode() + b",".join([b'"x"'] * MILLION) + b"]}", "stop"),
-    "bias of a word": (f'{{{GOOD},"logit_bias":{{"x":1}}}}'.encode(), "logit_bias"),
-    "bias too strong": (f'{{{GOOD},"logit_bias":{{"1":101}}}}'.encode(), "logit_bias"),
-    "seed too large": (f'{{{GOOD},"seed":{2**63}}}'.encode(), "seed"),
-}
+from tests.support.bad_bodies import CORPUS, GOOD
 
 
 @pytest.mark.parametrize("name", CORPUS)

@@ -357,13 +357,14 @@ async def test_idle_and_silent_connections_are_closed(connect: Connect, monkeypa
     assert await server_wire.closed() == b""
 
 
-async def test_accepted_connections_are_probed(serve: Serve) -> None:
-    """TCP keep-alive is on and inherited, and the listening socket is not handed to children."""
+async def test_accepted_connections_are_probed_and_not_delayed(serve: Serve) -> None:
+    """TCP keep-alive and immediate writes are on and inherited, and the listening socket is not handed to children."""
     server = serve()
     await (await server.connect()).close()
     listening = server._socket
 
     assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == limits.TCP_KEEPALIVE_INTERVAL_SECONDS
     assert not listening.get_inheritable()
 
