@@ -23,6 +23,7 @@ def spec_of(path: Path) -> ModelSpec:
         context_length=CONTEXT_LENGTH,
         slots=SLOTS,
         prefill_chunk_tokens=CHUNK_TOKENS,
+        threads=1,
     )
 
 

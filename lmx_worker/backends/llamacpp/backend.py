@@ -24,7 +24,7 @@ from lmx_worker.backends.base import (
 from lmx_worker.backends.llamacpp.context import DecodeContext, DecodeFailedError, open_context
 from lmx_worker.backends.llamacpp.generation import Generation
 from lmx_worker.backends.llamacpp.sampler import TokenSampler, check_sampling
-from lmx_worker.backends.llamacpp.slots import Slot, place, share_prefill
+from lmx_worker.backends.llamacpp.slots import Slot, expired, place, share_prefill
 from lmx_worker.backends.llamacpp.weights import Weights, load_weights
 from lmx_worker.text.assembler import TextAssembler
 
@@ -47,7 +47,7 @@ class LlamaCppBackend:
         self._generations: dict[str, Generation] = {}
         self._context_length = 0
         self._prefill_chunk_tokens = 0
-        self._uses = 0
+        self._clock = 0
         self._tokens_prefilled = 0
         self._tokens_decoded = 0
         self._stats = BackendStats(0, 0, 0, 0.0)
@@ -213,8 +213,8 @@ class LlamaCppBackend:
         self._publish_stats()
 
     def _touch(self, slot: Slot) -> None:
-        self._uses += 1
-        slot.used_at = self._uses
+        self._clock += 1
+        slot.used_at = self._clock
 
     # --- the step -----------------------------------------------------------------------------------------------------
 
@@ -234,6 +234,9 @@ class LlamaCppBackend:
         now = time.monotonic()
         for generation, tokens, row in rows:
             deltas.extend(self._advance(generation, len(tokens), row, now))
+        self._clock += bool(rows)
+        for slot in expired(self._slots, self._clock):
+            self._empty(slot)
         self._publish_stats()
         return deltas
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx_worker.backends.llamacpp.slots import Slot, common_prefix, place, share_prefill
+from lmx_worker.backends.llamacpp.slots import IDLE_STEPS_MAX, Slot, common_prefix, expired, place, share_prefill
 
 
 def slot(sequence: int, tokens: str, *, busy: bool = False, used_at: int = 0) -> Slot:
@@ -62,6 +62,12 @@ def test_common_prefix_is_common_and_longest(left: list[int], right: list[int]) 
     length = common_prefix(left, right)
     assert left[:length] == right[:length]
     assert length == min(len(left), len(right)) or left[length] != right[length]
+
+
+def test_an_idle_prefix_expires() -> None:
+    """A prefix that nobody wanted for long is given up; running requests and recent prefixes are not."""
+    slots = [slot(0, "abc", used_at=1), slot(1, "abc", used_at=2), slot(2, "abc", used_at=1, busy=True), slot(3, "")]
+    assert expired(slots, IDLE_STEPS_MAX + 2) == [slots[0]]
 
 
 def test_equal_shares_and_leftovers() -> None:
