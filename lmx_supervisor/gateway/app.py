@@ -17,7 +17,7 @@ from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.admin.compatibility import AdminCompatibility
 from lmx_supervisor.gateway.admin.config import AdminConfig
 from lmx_supervisor.gateway.admin.crashes import AdminCrashes
-from lmx_supervisor.gateway.admin.events import ADMIN_KEY_QUERY_NAMES, AdminEvents
+from lmx_supervisor.gateway.admin.events import AdminEvents
 from lmx_supervisor.gateway.admin.metrics import AdminMetrics
 from lmx_supervisor.gateway.admin.models import AdminModels
 from lmx_supervisor.gateway.admin.quarantine import AdminQuarantine
@@ -46,12 +46,11 @@ def create_app(service: Service) -> Starlette:
             Mount(
                 "/v1", app=_router(_inference_routes(service)), middleware=[Middleware(RequireInferenceKey, service=service)]
             ),
-            Route(
-                "/admin/events",
-                AdminEvents(service).stream,
-                middleware=[Middleware(RequireAdminKey, service=service, query_names=ADMIN_KEY_QUERY_NAMES)],
+            Mount(
+                "/admin",
+                app=_router(_admin_routes(service)),
+                middleware=[Middleware(RequireAdminKey, service=service, query_path="/admin/events")],
             ),
-            Mount("/admin", app=_router(_admin_routes(service)), middleware=[Middleware(RequireAdminKey, service=service)]),
         ],
         middleware=[
             Middleware(DiscardUnreadBody),
@@ -100,6 +99,7 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/quarantine/clear", AdminQuarantine(service).clear, methods=["POST"]),
         Route("/status", status.status),
         Route("/health", status.health),
+        Route("/events", AdminEvents(service).stream),
         Route("/metrics", AdminMetrics(service).scrape),
         Route("/crashes", crashes.index),
         Route("/crashes/{crash_id}", crashes.show),

@@ -16,6 +16,8 @@ from lmx_supervisor.gateway.problem import EdgeCode, Problem
 Headers = Iterable[tuple[bytes, bytes]]
 
 _BEARER = b"bearer "
+_ADMIN_KEY_PARAMETERS = ("admin_key", "x_admin_key")
+"""The second is the predecessor's."""
 
 
 class RequireInferenceKey:
@@ -35,13 +37,13 @@ class RequireInferenceKey:
 class RequireAdminKey:
     """Middleware: nothing below it is reached without the admin key, where one is configured.
 
-    `query_names` are query parameters that may carry the key too, for browsers, whose event sources cannot send headers.
+    At `query_path`, and only there, a query parameter may carry the key too: a browser's event source cannot send headers.
     """
 
-    def __init__(self, app: ASGIApp, service: Service, query_names: tuple[str, ...] = ()) -> None:
+    def __init__(self, app: ASGIApp, service: Service, query_path: str) -> None:
         self._app = app
         self._service = service
-        self._query_names = query_names
+        self._query_path = query_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, then pass on. Raises `Problem`."""
@@ -50,10 +52,10 @@ class RequireAdminKey:
         await self._app(scope, receive, send)
 
     def _keys_in_query(self, scope: Scope) -> list[bytes]:
-        if not self._query_names:
+        if scope["path"] != self._query_path:
             return []
         query = QueryParams(scope["query_string"])
-        return [query.get(name, "").encode() for name in self._query_names]
+        return [query.get(name, "").encode() for name in _ADMIN_KEY_PARAMETERS]
 
 
 def may_infer(headers: Headers, security: SecurityConfig) -> bool:

@@ -37,12 +37,17 @@ class EventBus:
 
     def subscribe(self, last_id: int | None) -> "Subscription":
         """From now on, or from after event `last_id`. Close it when done. Raises `Refusal` when there are too many."""
-        if len(self._subscriptions) >= limits.EVENT_SUBSCRIBERS_MAX:
+        if self.subscribers >= limits.EVENT_SUBSCRIBERS_MAX:
             text = f"{limits.EVENT_SUBSCRIBERS_MAX} event streams are open, which is all there may be; close one first."
             raise Refusal(ErrorCode.OVERLOADED, text)
         subscription = Subscription(self, self._log.newest_id if last_id is None else last_id)
         self._subscriptions.add(subscription)
         return subscription
+
+    @property
+    def subscribers(self) -> int:
+        """How many there are."""
+        return len(self._subscriptions)
 
     @property
     def closed(self) -> bool:

@@ -16,15 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
+from lmx_supervisor.config.schema import ServerConfig
 from lmx_supervisor.core.event_log import Gap, LoggedEvent
 from lmx_supervisor.core.service import EventSubscription, Service
 from lmx_supervisor.gateway.disconnect import ClientGoneError, until_disconnect
 from lmx_supervisor.gateway.edge import note
 from lmx_supervisor.gateway.problem import Problem
 from lmx_supervisor.gateway.responses import EVENT_STREAM_HEADERS
-
-ADMIN_KEY_QUERY_NAMES = ("admin_key", "x_admin_key")
-"""Query parameters of this one route that may carry the admin key; the second is the predecessor's."""
 
 _LAST_ID_PARAM = "last_event_id"
 _ID_DIGITS_MAX = 18
@@ -61,6 +59,11 @@ class _EventStream:
         self._last_id = last_id
         self._follow = follow
 
+    @property
+    def _server(self) -> ServerConfig:
+        # A reload of the configuration reaches streams that are open.
+        return self._service.config.server
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         subscription = self._service.events.subscribe(self._last_id)
         gone = asyncio.create_task(until_disconnect(receive))
@@ -76,29 +79,35 @@ class _EventStream:
             subscription.close()
 
     async def _relay(self, subscription: EventSubscription, scope: Scope, send: Send) -> None:
-        server, now = self._service.config.server, asyncio.get_running_loop().time
         await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
-        # The first bytes go out at once: a reader knows that it is connected before anything happens.
-        part = b"retry: %d\n\n" % limits.EVENT_RECONNECT_MILLISECONDS + _heartbeat()
-        heartbeat_at = now() + server.sse_heartbeat_interval_sec
         try:
-            while True:
-                if part:
-                    async with asyncio.timeout(server.slow_client_seconds):
-                        await send({"type": "http.response.body", "body": part, "more_body": True})
-                part = b"".join(map(_frame, subscription.read()))
-                if part:
-                    continue
-                if subscription.ended or not self._follow:
-                    break
-                if now() >= heartbeat_at:
-                    part, heartbeat_at = _heartbeat(), now() + server.sse_heartbeat_interval_sec
-                    continue
-                await subscription.wait(heartbeat_at - now())
+            await self._send_events(subscription, send)
         except TimeoutError:
             # It can come back and resume; what it has not read by then and is lost will be a gap.
             note(scope, outcome="slow_client")
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_events(self, subscription: EventSubscription, send: Send) -> None:
+        """Write events and heartbeats until the end. Raises `TimeoutError` when the client takes nothing."""
+
+        async def write(body: bytes, *, more: bool = True) -> None:
+            async with asyncio.timeout(self._server.slow_client_seconds):
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+
+        now = asyncio.get_running_loop().time
+        # The first bytes go out at once: a reader knows that it is connected before anything happens.
+        await write(b"retry: %d\n\n" % limits.EVENT_RECONNECT_MILLISECONDS + _heartbeat())
+        heartbeat_at = now() + self._server.sse_heartbeat_interval_sec
+        while True:
+            if frames := b"".join(map(_frame, subscription.read())):
+                await write(frames)
+            elif subscription.ended or not self._follow:
+                break
+            elif now() >= heartbeat_at:
+                await write(_heartbeat())
+                heartbeat_at = now() + self._server.sse_heartbeat_interval_sec
+            else:
+                await subscription.wait(heartbeat_at - now())
+        await write(b"", more=False)
 
 
 def _frame(item: LoggedEvent | Gap) -> bytes:
