@@ -26,6 +26,7 @@ COMMANDS = (
     "unload",
     "restart",
     "quarantine",
+    "crashes",
     "run",
     "chat",
     "events",
