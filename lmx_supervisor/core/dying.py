@@ -73,17 +73,17 @@ class Dying:
             self._roster.spare_died(incarnation, verdict, now)
 
     def _slot_lost_its_worker(self, slot: Slot, incarnation: Incarnation, verdict: Verdict, now: float) -> None:
+        self._forgive_after_sustained_service(slot, now)
         if slot.state is WorkerState.DRAINING:
             self._serving.worker_lost(slot, incarnation, will_return=False, text=verdict.text, now=now)
             slot.move(WorkerState.STOPPED, now, verdict.text)
             self._loading.stopped(slot, incarnation.footprint_bytes, now)
             return
         slot.move(WorkerState.CRASHED, now, verdict.text)
-        self._forgive_after_sustained_service(slot, now)
         if verdict.reason not in NEVER_RESTART:
             slot.failures.record(now, self._state.policy)
         if verdict.reason in BLAMES_REQUESTS:
-            self._serving.accuse(incarnation, now)
+            self._serving.accuse(slot, incarnation, now)
         decision = decide(
             slot.failures, verdict.reason, self._state.policy, jitter_key=f"{self._state.boot_id}:{slot.model_id}"
         )
@@ -95,7 +95,8 @@ class Dying:
             self._step_down_after_gpu_oom(slot, verdict, now)
             self._restart_after(slot, decision.seconds, verdict, now)
         else:
-            slot.move(WorkerState.FAILED, now, "starting it again would not help, or nobody relies on it")
+            ended = WorkerState.FAILED if slot.quarantine_reason is None else WorkerState.QUARANTINED
+            slot.move(ended, now, "starting it again would not help, or nobody relies on it")
             self._refuse_everyone(slot, incarnation, verdict)
 
     def _restart_after(self, slot: Slot, delay_seconds: float, verdict: Verdict, now: float) -> None:

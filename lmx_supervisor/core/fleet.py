@@ -84,6 +84,7 @@ class Fleet:
 
     def handle(self, event: e.Event, now: float) -> list[Action]:
         """Take in one event at monotonic second `now` and say what is to be done about it, in order."""
+        self._forgive_gap(now)
         self._handlers[type(event)](event, now)
         for change in self._readiness.changes(self._state.slots):
             self._state.emit(change)
@@ -107,7 +108,9 @@ class Fleet:
     # --- processes ----------------------------------------------------------------------------------------------------------
 
     def _spawned(self, event: e.Spawned, now: float) -> None:
-        incarnation = self._state.incarnations[event.incarnation]
+        incarnation = self._state.incarnations.get(event.incarnation)
+        if incarnation is None:
+            return
         incarnation.pid = event.pid
         self._state.tell("worker_spawned", model_id=incarnation.model_id, backend=incarnation.backend, pid=event.pid)
 
@@ -163,7 +166,7 @@ class Fleet:
         if incarnation.hello_at is not None or message.incarnation != incarnation.name:
             return "a second or foreign Hello"
         incarnation.hello_at = incarnation.last_beat_at = incarnation.last_progress_at = now
-        if slot is not None and slot.state is WorkerState.SPAWNING:
+        if slot is not None and slot.state is WorkerState.SPAWNING and incarnation.ladder is None:
             self._loading.send_load(slot, incarnation, now)
         return None
 
@@ -208,12 +211,7 @@ class Fleet:
     # --- time ---------------------------------------------------------------------------------------------------------------
 
     def _tick(self, _: e.Tick, now: float) -> None:
-        gap_seconds = now - self._last_tick if self._last_tick is not None else 0.0
         self._last_tick = now
-        if gap_seconds > limits.CLOCK_GAP_SECONDS:
-            self._state.postpone(gap_seconds)
-            self._drain_until += gap_seconds
-            self._state.tell("clock_gap", seconds=gap_seconds, alarming=True)
         for slot in list(self._state.slots.values()):
             self._serving.expire_waiting(slot, now)
             self._memory.look(slot, now)
@@ -224,6 +222,15 @@ class Fleet:
         self._roster.climb(now)
         self._roster.dismiss_unused_spares(now)
         self._roster.keep_spares(now)
+
+    def _forgive_gap(self, now: float) -> None:
+        """Shift the deadlines when ticks were missing, before anything else: what is decided from now on is not late."""
+        gap_seconds = now - self._last_tick if self._last_tick is not None else 0.0
+        if gap_seconds > limits.CLOCK_GAP_SECONDS:
+            self._last_tick = now
+            self._state.postpone(gap_seconds)
+            self._drain_until += gap_seconds
+            self._state.tell("clock_gap", seconds=gap_seconds, alarming=True)
 
     def _tell_if_all_stopped(self) -> None:
         state = self._state

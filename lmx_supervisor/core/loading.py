@@ -39,10 +39,16 @@ class Loading:
         if slot.state in SERVING:
             state.emit(LoadSettled(order.order_id, slot.model_id, True, None, None))
         elif slot.state is WorkerState.DRAINING:
-            _take_order(slot, order)
-            slot.reload_orders.append(order.order_id)
+            if self._passes_quarantine(slot, order):
+                _take_order(slot, order)
+                slot.reload_orders.append(order.order_id)
         elif slot.state is WorkerState.QUARANTINED:
-            self._load_despite_quarantine(slot, order, now)
+            if self._passes_quarantine(slot, order):
+                _take_order(slot, order)
+                slot.wanted = False
+                slot.load_orders.append(order.order_id)
+                forced = slot.quarantine_reason is not None
+                self.begin(slot, now, "forced despite its quarantine" if forced else "changed since its quarantine")
         else:
             slot.load_orders.append(order.order_id)
             if slot.state in (WorkerState.STOPPED, WorkerState.FAILED):
@@ -50,17 +56,16 @@ class Loading:
                 slot.wanted = order.at_start
                 self.begin(slot, now, "a load was asked for")
 
-    def _load_despite_quarantine(self, slot: Slot, order: e.LoadWanted, now: float) -> None:
+    def _passes_quarantine(self, slot: Slot, order: e.LoadWanted) -> bool:
+        """Whether the order may load the slot: a change releases a quarantined model, force tries it, any other is refused."""
+        if slot.quarantine_reason is None:
+            return True
         changed = order.backend != slot.backend or order.digest != slot.digest
-        if not changed and not order.force:
-            self._state.emit(OrderRefused(order.order_id, ErrorCode.MODEL_UNSTABLE, quarantine_text(slot)))
-            return
         if changed:
             self.release(slot, "another backend, other files or another configuration")
-        _take_order(slot, order)
-        slot.wanted = False
-        slot.load_orders.append(order.order_id)
-        self.begin(slot, now, "changed since its quarantine" if changed else "forced despite its quarantine")
+        elif not order.force:
+            self._state.emit(OrderRefused(order.order_id, ErrorCode.MODEL_UNSTABLE, quarantine_text(slot)))
+        return changed or order.force
 
     def unload_wanted(self, order: e.UnloadWanted, now: float) -> None:
         """Drain a slot, or refuse when there is none."""
@@ -71,6 +76,7 @@ class Loading:
             return
         slot.unload_orders.append(order.order_id)
         slot.wanted = False
+        self._cancel_loads(slot, slot.reload_orders)
         self.drain_slot(slot, now + self._state.policy.drain_seconds, now, "an unload was asked for")
 
     def restart_wanted(self, order: e.RestartWanted, now: float) -> None:
@@ -124,6 +130,7 @@ class Loading:
         slot.facts = None
         slot.load_progress = None
         slot.ready_at = None
+        slot.served_since_ready = 0
         spare = self._roster.take_spare(slot.backend)
         if spare is None:
             slot.incarnation = self._roster.hire(slot.backend, slot.model_id, now).name
@@ -142,7 +149,7 @@ class Loading:
 
     def loaded(self, slot: Slot, incarnation: Incarnation, message: Loaded, now: float) -> str | None:
         """The weights are in memory; the canary decides. Returns what is wrong when this was not due."""
-        if slot.state is WorkerState.DRAINING:
+        if incarnation.ladder is not None or slot.state is WorkerState.DRAINING:
             return None
         if slot.state is not WorkerState.LOADING:
             return f"Loaded while {slot.state}"
@@ -162,7 +169,7 @@ class Loading:
 
     def canary_ended(self, slot: Slot, incarnation: Incarnation, end: AnyRequestEvent, now: float) -> None:
         """The canary's end makes a model ready, or ends its worker."""
-        if slot.state is not WorkerState.WARMING:
+        if slot.state is not WorkerState.WARMING or incarnation.ladder is not None:
             return
         if isinstance(end, Finished) and end.usage.completion_tokens > 0:
             self._state.tell(
@@ -238,8 +245,7 @@ class Loading:
 
     def stopped(self, slot: Slot, freed_bytes: int | None, now: float) -> None:
         """A slot has come to rest on purpose: tell who waited, start again if somebody asked meanwhile, else forget it."""
-        text = f"The load of model '{slot.model_id}' was cancelled by an unload."
-        self.refuse_loads(slot, ErrorCode.MODEL_LOAD_CANCELLED, text)
+        self._cancel_loads(slot, slot.load_orders)
         self._settle_unloads(slot, freed_bytes)
         self._state.tell("model_unloaded", model_id=slot.model_id, memory_freed_bytes=freed_bytes, reason="manual")
         slot.load_orders, slot.reload_orders = slot.reload_orders, []
@@ -248,7 +254,16 @@ class Loading:
             return
         self.refuse_loads(slot, ErrorCode.SHUTTING_DOWN, "The server is shutting down.")
         self._serving.refuse_waiting(slot, ErrorCode.SHUTTING_DOWN, "The server is shutting down.")
+        if slot.quarantine_reason is not None:
+            slot.move(WorkerState.QUARANTINED, now, "it was forced and has not served")
+            return
         del self._state.slots[slot.model_id]
+
+    def _cancel_loads(self, slot: Slot, order_ids: list[str]) -> None:
+        text = f"The load of model '{slot.model_id}' was cancelled by an unload."
+        for order_id in order_ids:
+            self._state.emit(OrderRefused(order_id, ErrorCode.MODEL_LOAD_CANCELLED, text))
+        order_ids.clear()
 
     def refuse_loads(self, slot: Slot, code: ErrorCode, text: str) -> None:
         """Answer every load order that waits for this slot."""

@@ -21,7 +21,7 @@ from lmx_supervisor.core.actions import Deliver, Send
 from lmx_supervisor.core.exit_reason import ExitReason
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.ledger import Entry, is_terminal
-from lmx_supervisor.core.poison import is_poison
+from lmx_supervisor.core.poison import fingerprint, is_poison
 from lmx_supervisor.core.slot import COMING, SERVING, Slot
 from lmx_supervisor.core.state import FleetState
 
@@ -72,8 +72,7 @@ class Serving:
         if slot.state is WorkerState.QUARANTINED:
             return failed(ErrorCode.MODEL_UNSTABLE, quarantine_text(slot))
         if poisoned:
-            text = f"This request crashed model '{model}' each time it was tried; it is refused for a while. Change it."
-            return failed(ErrorCode.REQUEST_CRASHES_MODEL, text)
+            return failed(ErrorCode.REQUEST_CRASHES_MODEL, _poison_text(model))
         _, waiting = state.ledger.counts()
         has_room = slot.state in SERVING and len(slot.running) < slot.capacity() and not slot.waiting
         if not has_room and (len(slot.waiting) >= state.policy.queue_per_model or waiting >= state.policy.queue_total):
@@ -205,26 +204,42 @@ class Serving:
             self._deliver_failed(request_id, code, message, retry_after_seconds)
         slot.waiting.clear()
 
-    def accuse(self, incarnation: Incarnation, now: float) -> None:
-        """A worker died of what a request may have caused: hold it against the one on trial, else against all in flight."""
+    def accuse(self, slot: Slot, incarnation: Incarnation, now: float) -> None:
+        """A worker died of what a request may have caused: hold it against the one on trial, else against all in flight.
+
+        Equal requests are one suspect: one death is held against them once, and those that still wait share the suspicion.
+        """
         in_flight = [entry for entry in self._state.ledger.of_incarnation(incarnation.name) if not entry.internal]
-        for entry in [entry for entry in in_flight if entry.on_trial] or in_flight:
+        accused = [entry for entry in in_flight if entry.on_trial] or in_flight
+        furthest = {fingerprint(entry.request): entry for entry in sorted(accused, key=lambda entry: entry.tokens)}
+        for entry in furthest.values():
             self._state.suspects.accuse(entry.request, entry.tokens, now)
+        for entry in list(self._entries(slot.waiting)):
+            held = self._state.suspects.of(entry.request, now)
+            if is_poison(held):
+                slot.waiting.remove(entry.request_id)
+                self._state.ledger.end(entry.request_id)
+                self._deliver_failed(entry.request_id, ErrorCode.REQUEST_CRASHES_MODEL, _poison_text(slot.model_id))
+            elif held is not None:
+                entry.trial_until_tokens = held.tokens_at_crash + 1
 
     def worker_lost(self, slot: Slot, incarnation: Incarnation, *, will_return: bool, text: str, now: float) -> None:
         """A worker died with requests: each is told, cancelled or replayed once, the oldest first in line again."""
         replayed: list[str] = []
         for entry in self._state.ledger.of_incarnation(incarnation.name):
             slot.running.discard(entry.request_id)
+            held = self._state.suspects.of(entry.request, now)
+            may_replay = will_return and not entry.delivered_text and entry.replays < limits.REPLAYS_MAX and not is_poison(held)
             if entry.internal:
                 self._state.ledger.end(entry.request_id)
             elif entry.cancelled:
                 self._state.ledger.end(entry.request_id)
                 self._state.emit(Deliver(Cancelled(request_id=entry.request_id)))
-            elif will_return and not entry.delivered_text and entry.replays < limits.REPLAYS_MAX:
+            elif may_replay:
                 entry.replays += 1
                 entry.incarnation = None
-                entry.trial_until_tokens = 1 if self._state.suspects.of(entry.request, now) is not None else 0
+                entry.tokens = 0
+                entry.trial_until_tokens = held.tokens_at_crash + 1 if held is not None else 0
                 replayed.append(entry.request_id)
                 self._state.tell("request_replayed", request_id=entry.request_id, model_id=slot.model_id)
             else:
@@ -265,6 +280,10 @@ def _not_loaded_text(model: str, slot: Slot | None) -> str:
         return f"Model '{model}' is not loaded: {slot.last_exit.text}."
     how = f"Load it with `lmx load {model}` or POST /admin/models/load; `lmx ls` lists what is here."
     return f"Model '{model}' is not loaded. {how}"
+
+
+def _poison_text(model: str) -> str:
+    return f"This request crashed model '{model}' each time it was tried; it is refused for a while. Change it."
 
 
 def quarantine_text(slot: Slot) -> str:

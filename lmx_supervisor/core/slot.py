@@ -12,7 +12,7 @@ from lmx_supervisor.core.restart_policy import FailureHistory
 S = WorkerState
 
 TRANSITIONS: dict[WorkerState, frozenset[WorkerState]] = {
-    S.STOPPED: frozenset({S.SPAWNING}),
+    S.STOPPED: frozenset({S.SPAWNING, S.QUARANTINED}),
     S.SPAWNING: frozenset({S.LOADING, S.DRAINING, S.CRASHED}),
     S.LOADING: frozenset({S.WARMING, S.DRAINING, S.CRASHED}),
     S.WARMING: frozenset({S.READY, S.DRAINING, S.CRASHED}),
