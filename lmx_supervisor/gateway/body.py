@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_supervisor.config.schema import ServerConfig
 from lmx_supervisor.gateway.problem import CLOSE, EdgeCode, Problem
@@ -57,14 +58,14 @@ def _too_large(server: ServerConfig) -> Problem:
     return Problem(EdgeCode.BODY_TOO_LARGE, f"The body is over the limit of {server.body_bytes_max} bytes.", headers=CLOSE)
 
 
-def decode_json(body: bytes, decoder: msgspec.json.Decoder[Decoded]) -> Decoded:
-    """Bytes from a client as the decoder's type. Raises `Problem` (400) that names the field."""
+def decode_json(body: bytes, decoder: msgspec.json.Decoder[Decoded], *, within: str = "") -> Decoded:
+    """Bytes from a client as the decoder's type; `within` is the field they are the value of. Raises `Problem` (400)."""
     if not body:
         raise Problem(ErrorCode.INVALID_REQUEST, "The body is empty; send a JSON object.")
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _invalid_field(str(error)) from None
+        raise _invalid_field(str(error), within) from None
     except msgspec.DecodeError as error:
         raise Problem(ErrorCode.INVALID_REQUEST, f"The body is not valid JSON: {error}.") from None
     except UnicodeDecodeError:
@@ -73,17 +74,31 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[Decoded]) -> Decoded:
         raise Problem(ErrorCode.INVALID_REQUEST, "The body is not valid JSON: it is nested too deeply.") from None
 
 
-def _invalid_field(text: str) -> Problem:
+def decode_field(name: str, raw: msgspec.Raw, decoder: msgspec.json.Decoder[Decoded]) -> Decoded:
+    """A list or map that was kept as raw JSON, as the decoder's type. Raises `Problem` (400) with its `param`.
+
+    msgspec builds a whole container before it looks at its bounds, and a million small values take it long enough for every
+    stream to notice. Skipping over them costs nothing, so such fields are kept raw and refused by their size in bytes first.
+    """
+    data = bytes(raw)
+    if len(data) > limits.RAW_FIELD_BYTES_MAX:
+        message = f"{name}: this takes {len(data)} bytes; at most {limits.RAW_FIELD_BYTES_MAX} are allowed."
+        raise Problem(ErrorCode.INVALID_REQUEST, message, param=name)
+    return decode_json(data, decoder, within=name)
+
+
+def _invalid_field(text: str, within: str) -> Problem:
     """msgspec's words, ``Expected `int` >= 1 - at `$.max_tokens` ``, as a problem with a `param`."""
     location = _LOCATION.search(text)
     reason = text[: location.start()] if location else text
-    path = (
+    inside = (
         re.sub(r"\[(\d+|\.\.\.)\]", lambda index: "" if index[1] == "..." else f".{index[1]}", location["path"])
         if location
         else ""
     )
     missing = _MISSING.search(reason)
+    names = [within, inside.removeprefix("."), *([missing["field"]] if missing else [])]
+    path = ".".join(name for name in names if name)
     if missing:
-        path = f"{path}.{missing['field']}" if path else missing["field"]
         reason = "this field is required"
     return Problem(ErrorCode.INVALID_REQUEST, f"{path or 'The body'}: {reason[0].lower()}{reason[1:]}.", param=path or None)

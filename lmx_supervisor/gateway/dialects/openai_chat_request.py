@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from msgspec import Raw
+
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import GenerateRequest, Message, Sampling
-from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody, ChatMessage
+from lmx_supervisor.gateway.body import decode_field
+from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody, ChatMessage, bias_decoder, stop_decoder
 from lmx_supervisor.gateway.problem import Problem
 
 RANDOM_SEED = -1
@@ -34,7 +37,8 @@ def to_generate_request(body: ChatBody, request_id: str, *, context_length: int 
     )
 
 
-def _stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
+def _stop_strings(raw: Raw) -> tuple[str, ...]:
+    stop = decode_field("stop", raw, stop_decoder)
     if stop is None:
         return ()
     return (stop,) if isinstance(stop, str) else tuple(stop)
@@ -52,7 +56,8 @@ def _sampling(body: ChatBody) -> Sampling:
         "presence_penalty": body.presence_penalty,
         "seed": None if body.seed == RANDOM_SEED else body.seed,
     }
-    bias = tuple(sorted((int(token), value) for token, value in (body.logit_bias or {}).items()))
+    biases = decode_field("logit_bias", body.logit_bias, bias_decoder) or {}
+    bias = tuple(sorted((int(token), value) for token, value in biases.items()))
     return Sampling(logit_bias=bias, **{name: value for name, value in chosen.items() if value is not None})
 
 

@@ -1,6 +1,7 @@
 """The body of POST /v1/chat/completions as a client sends it, with every bound. Unknown fields are ignored, null means absent.
 
-Fields whose feature does not exist yet are kept as raw JSON: they are looked at only to refuse them, see `openai_chat_request`.
+Kept as raw JSON are fields whose feature does not exist yet (looked at only to refuse them) and containers of many small values
+(decoded only when they are small enough); see `openai_chat_request`.
 """
 
 from typing import Annotated, Literal
@@ -20,6 +21,7 @@ StopString = Annotated[str, Meta(min_length=1, max_length=limits.STOP_STRING_CHA
 StopStrings = Annotated[list[StopString], Meta(max_length=limits.STOP_STRINGS_MAX)]
 TokenId = Annotated[str, Meta(pattern="^[0-9]{1,9}$")]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
+Biases = Annotated[dict[TokenId, Bias], Meta(max_length=limits.LOGIT_BIAS_MAX)]
 Seed = Annotated[int, Meta(ge=-1, le=limits.SEED_MAX)]
 
 
@@ -75,8 +77,10 @@ class ChatBody(Inbound, frozen=True, kw_only=True):
     presence_penalty: Penalty | None = None
     seed: Seed | None = None
     """-1 asks for a random one, as in llama-server."""
-    stop: StopString | StopStrings | None = None
-    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=limits.LOGIT_BIAS_MAX)] | None = None
+    stop: Raw = ABSENT
+    """See `stop_decoder`."""
+    logit_bias: Raw = ABSENT
+    """See `bias_decoder`."""
     user: Annotated[str, Meta(max_length=limits.USER_CHARACTERS_MAX)] | None = None
     num_ctx: TokenCount | None = None
     n: Annotated[int, Meta(ge=1, le=limits.CHOICES_MAX)] | None = None
@@ -95,3 +99,5 @@ class ChatBody(Inbound, frozen=True, kw_only=True):
 
 
 chat_decoder = msgspec.json.Decoder(ChatBody)
+stop_decoder: msgspec.json.Decoder[str | list[str] | None] = msgspec.json.Decoder(StopString | StopStrings | None)
+bias_decoder: msgspec.json.Decoder[dict[str, float] | None] = msgspec.json.Decoder(Biases | None)
