@@ -1,1 +1,1 @@
-"""Whole days of one supervisor: the real core, a virtual clock, and simulated workers, clients and operators, all by one seed."""
+"""Whole days of one supervisor by a seed: the real core, a virtual clock, and simulated workers, clients and operators."""

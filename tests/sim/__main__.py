@@ -33,9 +33,9 @@ def _range(text: str) -> range:
 
 def _replay(seed: int, steps: int | None, *, verbose: bool) -> int:
     try:
-        print(run_day(seed, steps_max=steps, trace=print if verbose else None))
+        _say(str(run_day(seed, steps_max=steps, trace=_say if verbose else None)))
     except DayFailedError as failure:
-        print(failure, file=sys.stderr)
+        _say(str(failure))
         return 1
     return 0
 
@@ -48,13 +48,13 @@ def _hunt(seeds: range, jobs: int) -> int:
         for outcome in pool.map(_try, seeds, chunksize=_CHUNK):
             if isinstance(outcome, str):
                 failures.append(outcome)
-                print(outcome, file=sys.stderr, flush=True)
+                _say(outcome)
             else:
                 totals.update(
                     events=outcome.events, workers=outcome.workers, requests=outcome.requests, quarantines=outcome.quarantines
                 )
                 totals.update(dict(outcome.ended))
-    print(f"{len(seeds)} days, {len(failures)} failed, {time.monotonic() - began_at:.1f} s: {dict(totals)}")
+    _say(f"{len(seeds)} days, {len(failures)} failed, {time.monotonic() - began_at:.1f} s: {dict(totals)}")
     return 1 if failures else 0
 
 
@@ -63,6 +63,11 @@ def _try(seed: int) -> Diary | str:
         return run_day(seed)
     except DayFailedError as failure:
         return str(failure)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One simulated day: people come and things go wrong, then the faults stop and everything comes to rest, then the service stops."""
+"""One simulated day: people come, things go wrong; the faults stop and everything comes to rest; the service stops."""
 
 import random
 from collections.abc import Callable

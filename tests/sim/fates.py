@@ -95,12 +95,12 @@ DEATHS = (
     ExitObservation(signal_number=SIGABRT, stderr_tail="[METAL] Command buffer execution failed: Insufficient Memory"),
     ExitObservation(signal_number=SIGABRT, stderr_tail="[METAL] Command buffer execution failed: Impacting Interactivity"),
     ExitObservation(signal_number=SIGABRT, stderr_tail="GGML_ASSERT(n > 0) failed"),
-    ExitObservation(code=0),
     ExitObservation(code=1, stderr_tail=_TRACEBACK),
     ExitObservation(code=1, crash_head="Timeout (0:01:00)!"),
     ExitObservation(code=3),
-    *(ExitObservation(code=code) for code in (ExitCode.BAD_MODEL, ExitCode.WILL_NOT_FIT, ExitCode.PROTOCOL, ExitCode.PARENT_GONE)),
+    *(ExitObservation(code=code) for code in ExitCode),
 )
+GOOD_FOOTPRINT_BYTES = 1 << 30
 BLAMELESS_DEATH = ExitObservation(signal_number=SIGTERM)
 POISON_DEATH = ExitObservation(signal_number=SIGSEGV)
 
@@ -117,7 +117,8 @@ class Fate:
     ignores_shutdown: bool = False
     unkillable_seconds: float = 0.0
     load_slowness: float = 1.0
-    footprint_bytes: int = 1 << 30
+    footprint_bytes: int = GOOD_FOOTPRINT_BYTES
+    leaked_bytes_per_beat: int = 0
 
     def strikes(self, moment: Moment) -> bool:
         """Whether the deed is due now; it is done once."""
@@ -142,5 +143,6 @@ def draw_fate(rng: random.Random, misfortune: float) -> Fate:
         ignores_shutdown=rng.random() < 0.15,
         unkillable_seconds=rng.choice((0.0,) * 12 + (5.0,)),
         load_slowness=rng.choice((1.0, 1.0, 4.0)),
-        footprint_bytes=rng.choice((1 << 30, 1 << 30, 40 << 30)),
+        footprint_bytes=rng.choice((GOOD_FOOTPRINT_BYTES, GOOD_FOOTPRINT_BYTES, 40 << 30)),
+        leaked_bytes_per_beat=rng.choice((0, 0, 0, 1 << 29)),
     )

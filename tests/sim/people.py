@@ -4,12 +4,15 @@ import itertools
 
 import msgspec
 
-from lmx_protocol.messages import GenerateRequest
+from lmx_protocol.messages import GenerateRequest, ModelSpec
+from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.exit_reason import ExitReason, Verdict
 from tests.sim.worker import POISON, REFUSED
 from tests.sim.world import World
 
+_MISSING = (WorkerState.FAILED, WorkerState.QUARANTINED)
+_CARE_SHARE = 0.7
 _PROMPTS = 12
 _BURST = 6
 _ORDERS = ("load",) * 6 + ("unload",) * 2 + ("restart",) * 2 + ("clear",)
@@ -88,7 +91,7 @@ class People:
         if self.at_home:
             return
         world, rng = self._world, self._rng
-        spec, order_id = rng.choice(world.scenario.models), self._new_order()
+        spec, order_id = self._model_to_care_for(), self._new_order()
         kind = rng.choice(_ORDERS)
         if kind == "load":
             changed = rng.random() < 0.1
@@ -105,6 +108,13 @@ class People:
         else:
             world.post_when_awake(e.QuarantineClearWanted(order_id, spec.model_id if rng.random() < 0.7 else None))
         self._order_later()
+
+    def _model_to_care_for(self) -> ModelSpec:
+        """Operators look after models that are not there more than after others."""
+        slots = self._world.fleet.state.slots
+        models = self._world.scenario.models
+        missing = [spec for spec in models if spec.model_id not in slots or slots[spec.model_id].state in _MISSING]
+        return self._rng.choice(missing if missing and self._rng.random() < _CARE_SHARE else models)
 
     def _new_order(self) -> str:
         return f"o{next(self._order_numbers)}"

@@ -59,6 +59,7 @@ def brisk_policy(rng: random.Random) -> Policy:
         queue_total=rng.choice((4, 8)),
         queue_wait_seconds=8.0,
         warm_spare=rng.random() < 0.7,
+        worker_memory_bytes_max=8 << 30 if rng.random() < 0.3 else None,
     )
 
 
@@ -78,15 +79,16 @@ def draw_scenario(seed: int, rng: random.Random) -> Scenario:
     )
     return Scenario(
         seed=seed,
-        busy_seconds=1500.0 if long_day else rng.choice((20.0, 30.0, 40.0)),
+        busy_seconds=1500.0 if long_day else rng.choice((30.0, 45.0, 60.0)),
         policy=Policy() if long_day or lone_poison else brisk_policy(rng),
         models=models,
         backends=("llamacpp", "mlx"),
         tick_seconds=0.25 if rng.random() < 0.2 and not long_day else 1.0,
-        ask_every_seconds=10.0 if long_day else rng.choice((0.4, 0.8, 1.6)),
-        order_every_seconds=40.0 if long_day else rng.choice((2.0, 4.0, 8.0)),
-        sleep_every_seconds=200.0 if long_day else rng.choice((15.0, 60.0, 600.0)),
-        misfortune=0.0 if lone_poison else rng.choice((0.0, 0.2, 0.4, 0.7, 0.95)),
+        ask_every_seconds=5.0 if long_day else rng.choice((0.3, 0.6, 1.2)),
+        order_every_seconds=40.0 if long_day else rng.choice((1.0, 3.0, 8.0)),
+        # A suspicion is forgotten with time, slept or not: over a sleep a second try is a first one.
+        sleep_every_seconds=1e9 if lone_poison else 200.0 if long_day else rng.choice((15.0, 60.0, 600.0)),
+        misfortune=0.0 if lone_poison else rng.choice((0.0, 0.1, 0.2, 0.4, 0.8)),
         poison_share=rng.choice((0.1, 0.5)) if lone_poison else rng.choice((0.0, 0.0, 0.1, 0.3)),
         cancel_share=rng.choice((0.0, 0.1, 0.4)),
         burst_share=rng.choice((0.0, 0.1, 0.3)),

@@ -40,7 +40,7 @@ from lmx_protocol.version import PROTOCOL_VERSION
 from lmx_supervisor.core.actions import WorkerSignal
 from lmx_supervisor.core.exit_reason import ExitObservation
 from tests.sim.agenda import Agenda
-from tests.sim.fates import POISON_DEATH, Deed, Fate, Lie, Moment
+from tests.sim.fates import GOOD_FOOTPRINT_BYTES, POISON_DEATH, Deed, Fate, Lie, Moment
 
 POISON = "poison"
 REFUSED = "refused"
@@ -153,16 +153,16 @@ class SimWorker:
         """Faults stop: what was still to go wrong with it does not; what already did remains."""
         self.fate.countdown = max(self.fate.countdown, 1 << 30)
         self.fate.ignores_shutdown = False
+        self.fate.footprint_bytes = GOOD_FOOTPRINT_BYTES
+        self.fate.leaked_bytes_per_beat = 0
 
     # --- starting -----------------------------------------------------------------------------------------------------------
 
     def _hello(self) -> None:
         if self._struck(Moment.HELLO):
             return
-        odd = self.fate.deed is Deed.OTHER_VERSION
-        self._say(
-            Hello(protocol=PROTOCOL_VERSION + 1 if odd else PROTOCOL_VERSION, incarnation=self.name, pid=1, backend=self.backend)
-        )
+        protocol = PROTOCOL_VERSION + (self.fate.deed is Deed.OTHER_VERSION)
+        self._say(Hello(protocol=protocol, incarnation=self.name, pid=1, backend=self.backend))
         self._agenda.after(self._rng.uniform(0.1, 1.0), self._import)
         self._agenda.after(1.0, self._beat)
 
@@ -218,6 +218,7 @@ class SimWorker:
         if not self.alive or not self._beating or self._struck(Moment.BEAT, engine=False):
             return
         self._beats += 1
+        self.fate.footprint_bytes += self.fate.leaked_bytes_per_beat
         busy = bool(self._running)
         self._say(
             Beat(
@@ -305,7 +306,9 @@ class SimWorker:
             return None
         due = self.fate.countdown < 0
         if due and self.fate.deed is Deed.CANARY_FAILED:
-            return self._end(job, Failed(request_id=job.request_id, seq=job.seq, code=ErrorCode.GENERATION_ERROR, message="nan"))
+            return self._end(
+                job, Failed(request_id=job.request_id, seq=job.seq, code=ErrorCode.GENERATION_ERROR, message="nan")
+            )
         tokens = 0 if due and self.fate.deed is Deed.CANARY_EMPTY else 1
         usage = Usage(completion_tokens=tokens)
         return self._end(job, Finished(request_id=job.request_id, seq=job.seq, reason=FinishReason.STOP, usage=usage))

@@ -1,7 +1,7 @@
 """The world around the core: it performs actions as the runtime would, and turns what workers do into events.
 
 Real delays and no others: the messages of one link stay in order, links race with each other, an exit is reported after the
-last words of the dead or before them, a pid may be known late, and a machine or a supervisor that sleeps hears everything after.
+last words of the dead or before them, a pid may be known late, and who sleeps hears everything afterwards.
 """
 
 import random

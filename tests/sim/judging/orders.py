@@ -28,7 +28,7 @@ class OrdersJudge:
 
     def after(self, actions: list[a.Action]) -> None:
         """Judge the answers."""
-        unloads = []
+        older_of: dict[str, list[str]] = {}
         for action in actions:
             if not isinstance(action, _SETTLINGS):
                 continue
@@ -37,12 +37,12 @@ class OrdersJudge:
             in_kind = isinstance(action, (_ANSWERS[type(order)], a.OrderRefused))
             promise(in_kind, f"{order} was answered with {action}")
             if isinstance(action, a.UnloadSettled):
-                unloads.append(action)
-                older = [one.order_id for one in self._before(action.order_id) if _model_of(one) == action.model_id]
+                older = self._before(action.order_id)
+                older_of[action.order_id] = [one.order_id for one in older if _model_of(one) == action.model_id]
             del self.open[action.order_id]
-        for unload in unloads:
-            still = [order_id for order_id in older if order_id in self.open]
-            promise(not still, f"{unload.model_id} was unloaded, but older orders to load it go on: {still}")
+        for order_id, older_ids in older_of.items():
+            still = [older_id for older_id in older_ids if older_id in self.open]
+            promise(not still, f"{order_id} unloaded its model, but older orders for it go on: {still}")
 
     def judge_end_of_day(self) -> None:
         """Nobody is left without an answer."""

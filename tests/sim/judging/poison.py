@@ -1,4 +1,4 @@
-"""Promises about requests that crash their model: who is accused at a death, and that nobody is refused who was not twice there."""
+"""Promises about requests that crash their model: who is accused at a death, and that only who was there twice is refused."""
 
 from lmx_protocol import limits
 from lmx_protocol.messages import GenerateRequest

@@ -1,4 +1,4 @@
-"""Promises about models whose worker died: restarted after the delay of the policy, or quarantined for the right count, or left.
+"""Promises about models whose worker died: restarted after the policy's delay, or quarantined for the right count, or left.
 
 The judge keeps its own count. What ends a quarantine is the list in the contract and nothing else.
 """
@@ -48,9 +48,7 @@ class RestartsJudge:
 
     def before(self, event: e.Event) -> None:
         """How the slots stand before the event."""
-        self._before = {
-            slot.model_id: (slot.state, slot.wanted, slot.incarnation) for slot in self._fleet.state.slots.values()
-        }
+        self._before = {slot.model_id: (slot.state, slot.wanted, slot.incarnation) for slot in self._fleet.state.slots.values()}
         if isinstance(event, e.QuarantineKnown):
             record = self._record(event.spec.model_id)
             record.in_a_row = event.consecutive_failures
@@ -64,9 +62,14 @@ class RestartsJudge:
                 self._judge_death(model_id, actions, reason, now)
         if isinstance(event, e.LoadWanted):
             self._judge_load(event, actions)
+        if isinstance(event, e.Said) and isinstance(event.message, StepEvents):
+            self._note_served(event.incarnation, event.message)
         for action in actions:
             if isinstance(action, a.Tell) and action.kind == "quarantine_cleared":
-                self._record(str(action.fields["model_id"])).forget()
+                record = self._record(str(action.fields["model_id"]))
+                served = record.served or not isinstance(event, e.Said)
+                promise(bool(served), f"a quarantine was cleared for serving before it served: {action}")
+                record.forget()
         self._note_moves(event)
 
     def _judge_death(self, model_id: str, actions: list[a.Action], reason: ExitReason, now: float) -> None:
@@ -75,13 +78,13 @@ class RestartsJudge:
         slot = self._fleet.state.slots.get(model_id)
         state = slot.state if slot is not None else _NO_STATE
         quarantines = [x for x in actions if isinstance(x, a.Tell) and x.kind == "model_quarantined"]
-        if before is WorkerState.DRAINING:
-            promise(state is not WorkerState.BACKOFF and not quarantines, f"{model_id} died while it stopped, and is {state}")
-            return
         ready_seconds = self._clock.now - record.ready_since if record.ready_since is not None else 0.0
         if record.served and ready_seconds >= policy.restart_stable_seconds - EPSILON_SECONDS:
             record.in_a_row = 0
         record.ready_since, record.served = None, 0
+        if before is WorkerState.DRAINING:
+            promise(state is not WorkerState.BACKOFF and not quarantines, f"{model_id} died while it stopped, and is {state}")
+            return
         if reason in NEVER_RESTART:
             expected = WorkerState.FAILED if record.quarantined_as is None else WorkerState.QUARANTINED
             promise(state is expected and not quarantines, f"{model_id} is {state} after {reason}")
@@ -145,8 +148,6 @@ class RestartsJudge:
                 record.ready_since = None
             if isinstance(event, e.Tick) and slot.state is WorkerState.BACKOFF:
                 promise(self._clock.now < record.restart_due_at + EPSILON_SECONDS, f"{model_id} was not restarted in time")
-        if isinstance(event, e.Said) and isinstance(event.message, StepEvents):
-            self._note_served(event.incarnation, event.message)
 
     def _note_served(self, incarnation: str, step: StepEvents) -> None:
         model_id = next((m for m, (_, _, name) in self._before.items() if name == incarnation), None)

@@ -1,7 +1,10 @@
-"""Promises about processes: deadlines act at the tick that finds them due and never earlier, liars and the late are ended rung by
-rung, the doomed get no work, and no model has two workers or more requests than slots."""
+"""Promises about processes: deadlines act at the tick that finds them due and never earlier, liars and the late are ended.
+
+Rung by rung; the doomed get no work, and no model has two workers, or more requests with its worker than that has slots.
+"""
 
 from dataclasses import dataclass, field
+from math import inf
 
 from lmx_protocol import limits
 from lmx_protocol.messages import (
@@ -22,6 +25,7 @@ from lmx_supervisor.core import events as e
 from lmx_supervisor.core.exit_reason import KillCause
 from lmx_supervisor.core.fleet import Fleet
 from lmx_supervisor.core.ledger import is_terminal
+from lmx_supervisor.core.slot import SERVING
 from tests.sim.fates import Deed
 from tests.sim.judging.promise import EPSILON_SECONDS, AwakeClock, promise
 from tests.sim.judging.requests import CANARY
@@ -41,6 +45,8 @@ class Watched:
     imported: bool = False
     steps: int = -1
     footprint_bytes: int = 0
+    peak_bytes: int = 0
+    too_big_at_tick: bool = False
     model_id: str | None = None
     loading_since: float = 0.0
     loaded_at: float | None = None
@@ -101,6 +107,7 @@ class WorkersJudge:
         elif isinstance(message, Imported | LoadProgress | StepEvents):
             watched.imported = True
             watched.last_progress_at = now
+        watched.peak_bytes = max(watched.peak_bytes, watched.footprint_bytes)
 
     # --- actions ------------------------------------------------------------------------------------------------------------
 
@@ -132,7 +139,10 @@ class WorkersJudge:
             taken_spare = slot.loading_since != self._fleet.state.incarnations[action.incarnation].spawned_at
             watched.loading_since = self._clock.now if taken_spare else watched.spawned_at
         elif isinstance(message, Generate):
-            promise(watched.doomed_at is None, f"{message.request.request_id} was leased to {action.incarnation}, which is doomed")
+            promise(
+                watched.doomed_at is None, f"{message.request.request_id} was leased to {action.incarnation}, which is doomed"
+            )
+            promise(not watched.too_big_at_tick, f"{action.incarnation} was given work at {watched.footprint_bytes} bytes")
             promise(watched.loaded_at is not None, f"{action.incarnation} was given work before it was loaded")
             if not message.request.request_id.startswith(CANARY):
                 watched.leases.add(message.request.request_id)
@@ -172,6 +182,8 @@ class WorkersJudge:
             return worker is not None and worker.fate.deed is Deed.OTHER_VERSION
         if cause is KillCause.CANARY_FAILED:
             return worker is not None and worker.fate.deed in _CANARY_DEEDS
+        if cause in (KillCause.MEMORY_HIGH, KillCause.MEMORY_LIMIT):
+            return watched.peak_bytes >= limits.MEMORY_SOFT_RATIO * (policy.worker_memory_bytes_max or inf)
         if cause is KillCause.STOP:
             slot = self._fleet.state.slots.get(watched.model_id or "")
             return watched.model_id is None or slot is None or slot.state is WorkerState.DRAINING
@@ -192,9 +204,10 @@ class WorkersJudge:
         watched = self.watched.get(event.incarnation)
         if watched is None or watched.doomed_at is not None:
             return
-        lied = isinstance(event, e.Misbehaved) or any(
-            event.message is lie for lie in self._workers[event.incarnation].lies
-        )
+        slot = self._fleet.state.slots.get(watched.model_id or "")
+        if isinstance(event, e.Said) and isinstance(event.message, Loaded) and slot and slot.state is WorkerState.DRAINING:
+            return  # nobody looks at a load that an unload has overtaken
+        lied = isinstance(event, e.Misbehaved) or any(event.message is lie for lie in self._workers[event.incarnation].lies)
         promise(not lied, f"{event.incarnation} lied and goes on: {event}")
 
     def _judge_slots(self) -> None:
@@ -204,7 +217,9 @@ class WorkersJudge:
             promise(has_process == (slot.state in _WITH_PROCESS), f"{slot} and its process do not fit")
             promise(not has_process or slot.incarnation in state.incarnations, f"{slot} works with a dead process")
             serving = slot.state in (WorkerState.READY, WorkerState.BUSY)
-            promise(not serving or (slot.state is WorkerState.BUSY) == bool(slot.running), f"{slot} does not know if it is busy")
+            promise(
+                not serving or (slot.state is WorkerState.BUSY) == bool(slot.running), f"{slot} does not know if it is busy"
+            )
             promise(len(slot.story) <= limits.STORY_EVENTS_MAX, "a story is not bounded")
             policy = self._fleet.policy
             promise(len(slot.waiting) <= policy.queue_per_model + slot.capacity() + 1, f"the line of {slot} is not bounded")
@@ -219,6 +234,10 @@ class WorkersJudge:
                 continue
             cause = self._overdue(watched, now - EPSILON_SECONDS)
             promise(cause is None, f"{name} is overdue and lives: {cause}; {watched}")
+            allowed_bytes = policy.worker_memory_bytes_max or inf
+            slot = self._fleet.state.slots.get(watched.model_id or "")
+            serves = slot is not None and slot.state in SERVING
+            watched.too_big_at_tick = serves and watched.footprint_bytes >= limits.MEMORY_SOFT_RATIO * allowed_bytes
             size = len(self._fleet.state.incarnations[name].ended_requests)
             promise(size <= policy.queue_total + 1024, f"{name} remembers {size} ended requests")
 
@@ -238,6 +257,8 @@ class WorkersJudge:
             return "its canary" if now - since > policy.canary_seconds else None
         if now - watched.last_beat_at > policy.beat_dead_seconds:
             return "its heartbeat"
+        if state in SERVING and watched.footprint_bytes >= (policy.worker_memory_bytes_max or inf):
+            return "its memory"
         idle = not watched.leases
         stuck = not idle and now - max(watched.last_progress_at, since) > policy.progress_stall_seconds
         return "its engine" if stuck else None
