@@ -38,6 +38,7 @@ class CrashRecorder:
             self._waiting.put_nowait((autopsy, time.time(), time.monotonic() + limits.CRASH_BUNDLE_SECONDS))
         except queue.Full:
             self._lost += 1
+            self._complain("the disk does not answer")
 
     def close(self) -> None:
         """Write what waits, for at most `CRASH_BUNDLE_SECONDS`. Blocks."""

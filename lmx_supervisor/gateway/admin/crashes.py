@@ -36,8 +36,8 @@ class AdminCrashes:
 def _limit(text: str | None) -> int:
     if text is None:
         return limits.CRASH_BUNDLES_MAX
-    # `isdecimal` lets only digits through, and few enough that `int` takes them.
-    number = int(text) if text.isdecimal() and len(text) <= len(str(limits.CRASH_BUNDLES_MAX)) else 0
+    is_short_number = text.isascii() and text.isdecimal() and len(text) <= len(str(limits.CRASH_BUNDLES_MAX))
+    number = int(text) if is_short_number else 0
     if not 1 <= number <= limits.CRASH_BUNDLES_MAX:
         message = f"limit: expected a whole number from 1 to {limits.CRASH_BUNDLES_MAX}."
         raise Problem(ErrorCode.INVALID_VALUE, message, param="limit")

@@ -96,3 +96,12 @@ def test_readable_lines_show_the_traceback_below() -> None:
     assert lines[0] == "2023-11-14T22:13:20.250Z WARNING lmx.test: failed model=m"
     assert all(line.startswith("    ") for line in lines[1:])
     assert "JSONDecodeError" in lines[-1]
+
+
+def test_secrets_learned_later_are_struck_out_too() -> None:
+    """After a change of keys both the old and the new one stay out of the log; long texts for evidence are not shortened."""
+    redaction = Redaction(["old-key"])
+    redaction.learn(["new-key"])
+    long = "x" * (2 * limits.LOG_TEXT_CHARACTERS_MAX)
+    assert redaction.clean("old-key new-key") == "[redacted] [redacted]"
+    assert redaction.strike(f"{long} new-key") == f"{long} [redacted]"
