@@ -16,6 +16,10 @@ STOP_GRACE_SECONDS = 10.0
 STOP_GRACE_LARGE_SECONDS = 30.0
 LARGE_FOOTPRINT_BYTES = 32 * 1024**3
 KILL_WAIT_SECONDS = 10.0
+MEMORY_RETURN_SECONDS = 15.0
+MEMORY_RETURN_MIN_BYTES = 64 * 1024**2
+MEMORY_RETURN_POLL_SECONDS = 0.5
+MEMORY_RETURN_RATIO = 0.5
 
 # --- restart policy -------------------------------------------------------------------------------------------------------
 RESTART_INITIAL_SECONDS = 1.0

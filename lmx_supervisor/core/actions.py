@@ -96,6 +96,14 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifyMemory:
+    """Find out whether a dead worker's memory is back; report with `MemoryChecked`, again when what was missing is back."""
+
+    incarnation: str
+    owed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestTrace:
     """A request that was in flight at a death: numbers only, never its text."""
 
@@ -145,6 +153,7 @@ Action = (
     | QuarantineSettled
     | OrderRefused
     | Tell
+    | VerifyMemory
     | Autopsy
     | AllStopped
 )

@@ -21,6 +21,7 @@ from lmx_supervisor.core.exit_reason import (
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.ledger import Entry
 from lmx_supervisor.core.loading import Loading
+from lmx_supervisor.core.memory_return import MemoryReturn
 from lmx_supervisor.core.restart_policy import Quarantine, RestartAfter, decide
 from lmx_supervisor.core.roster import Roster
 from lmx_supervisor.core.serving import Serving, lost_its_files, quarantine_text
@@ -40,11 +41,14 @@ _LOAD_REFUSALS: dict[ExitReason, ErrorCode] = {
 class Dying:
     """The aftermath of exits."""
 
-    def __init__(self, state: FleetState, roster: Roster, serving: Serving, loading: Loading) -> None:
+    def __init__(
+        self, state: FleetState, roster: Roster, serving: Serving, loading: Loading, memory_return: MemoryReturn
+    ) -> None:
         self._state = state
         self._roster = roster
         self._serving = serving
         self._loading = loading
+        self._memory_return = memory_return
 
     def exited(self, event: e.Exited, now: float) -> None:
         """A process is gone; the kernel said so."""
@@ -64,6 +68,7 @@ class Dying:
             verdict = replace(verdict, crash_id=incarnation.name)
             self._state.emit(self._autopsy(incarnation, slot, state_at_death, verdict, event.observation, now))
         del self._state.incarnations[event.incarnation]
+        self._memory_return.died(incarnation)
         self._tell_exit(incarnation, slot, state_at_death, verdict, event.observation)
         if slot is not None:
             slot.last_exit, slot.last_exit_at, slot.incarnation = verdict, now, None

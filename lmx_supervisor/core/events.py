@@ -19,6 +19,8 @@ class LoadWanted:
     """Keep trying even if the first load fails."""
     force: bool = False
     """Try even a quarantined model."""
+    size_bytes: int = 0
+    """Of the model's files: the least that it will need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,15 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryChecked:
+    """How much of a dead worker's memory the machine has not got back, and how much it has available."""
+
+    incarnation: str
+    missing_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed; due deadlines act."""
 
@@ -137,5 +148,6 @@ Event = (
     | Said
     | Misbehaved
     | Exited
+    | MemoryChecked
     | Tick
 )

@@ -40,6 +40,7 @@ class ExitReason(StrEnum):
     WRONG_BUILD = "wrong_build"
     EXTERNAL = "external"
     SPAWN_FAILED = "spawn_failed"
+    MEMORY_NOT_RECLAIMED = "memory_not_reclaimed"
 
 
 NEVER_RESTART = frozenset(
@@ -50,6 +51,7 @@ NEVER_RESTART = frozenset(
         ExitReason.CONFIG,
         ExitReason.WRONG_BUILD,
         ExitReason.MODEL_TRUNCATED,
+        ExitReason.MEMORY_NOT_RECLAIMED,
     }
 )
 
@@ -84,6 +86,7 @@ class KillCause(StrEnum):
     NO_PROGRESS = "no_progress"
     VIOLATION = "violation"
     VERSION = "version"
+    MEMORY_LOST = "memory_lost"
     MEMORY_HIGH = "memory_high"
     MEMORY_LIMIT = "memory_limit"
 
@@ -171,6 +174,10 @@ _KILL_TEXTS: dict[KillCause, tuple[ExitReason, str]] = {
     KillCause.NO_PROGRESS: (
         ExitReason.HUNG,
         f"it was killed because its engine stood still with requests in flight, most likely a stuck GPU; {_STACKS}",
+    ),
+    KillCause.MEMORY_LOST: (
+        ExitReason.MEMORY_NOT_RECLAIMED,
+        "it was stopped before its load, because the memory of a worker that died before has not come back",
     ),
     KillCause.VIOLATION: (
         ExitReason.PROTOCOL_VIOLATION,

@@ -28,6 +28,7 @@ from lmx_supervisor.core.dying import Dying
 from lmx_supervisor.core.exit_reason import ExitObservation, KillCause
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.loading import Loading
+from lmx_supervisor.core.memory_return import MemoryReturn
 from lmx_supervisor.core.memory_watch import MemoryWatch
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.readiness import ReadinessWatch
@@ -44,8 +45,9 @@ class Fleet:
         self._state = FleetState(boot_id, policy)
         self._roster = Roster(self._state)
         self._serving = Serving(self._state)
-        self._loading = Loading(self._state, self._roster, self._serving)
-        self._dying = Dying(self._state, self._roster, self._serving, self._loading)
+        memory_return = MemoryReturn(self._state)
+        self._loading = Loading(self._state, self._roster, self._serving, memory_return)
+        self._dying = Dying(self._state, self._roster, self._serving, self._loading, memory_return)
         self._memory = MemoryWatch(self._state, self._roster, self._serving)
         self._readiness = ReadinessWatch()
         self._drain_until = 0.0
@@ -65,6 +67,7 @@ class Fleet:
             e.Said: self._said,
             e.Misbehaved: self._misbehaved,
             e.Exited: self._dying.exited,
+            e.MemoryChecked: self._loading.memory_checked,
             e.Tick: self._tick,
         }
 

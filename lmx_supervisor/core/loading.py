@@ -7,6 +7,7 @@ from lmx_supervisor.core import events as e
 from lmx_supervisor.core.actions import LoadSettled, OrderRefused, QuarantineSettled, Send, UnloadSettled
 from lmx_supervisor.core.exit_reason import KillCause
 from lmx_supervisor.core.incarnation import Incarnation
+from lmx_supervisor.core.memory_return import MemoryReturn
 from lmx_supervisor.core.roster import Roster
 from lmx_supervisor.core.serving import Serving, quarantine_text
 from lmx_supervisor.core.slot import SERVING, STARTING, Slot
@@ -19,10 +20,11 @@ _CANARY_MAX_TOKENS = 8
 class Loading:
     """The operators' side of the fleet."""
 
-    def __init__(self, state: FleetState, roster: Roster, serving: Serving) -> None:
+    def __init__(self, state: FleetState, roster: Roster, serving: Serving, memory_return: MemoryReturn) -> None:
         self._state = state
         self._roster = roster
         self._serving = serving
+        self._memory_return = memory_return
 
     # --- orders -----------------------------------------------------------------------------------------------------------
 
@@ -141,11 +143,28 @@ class Loading:
         self.send_load(slot, spare, now)
 
     def send_load(self, slot: Slot, incarnation: Incarnation, now: float) -> None:
-        """The worker is there: tell it what to load."""
+        """The worker is there: tell it what to load, once the memory of the dead is known to be back."""
+        if self._memory_return.is_being_verified:
+            slot.note(now, "waits until a dead worker's memory is back")
+            return
+        problem = self._memory_return.problem(slot)
+        if problem is not None:
+            incarnation.load_refusal, incarnation.load_refusal_code = problem, ErrorCode.INSUFFICIENT_MEMORY
+            self._roster.end(incarnation, KillCause.MEMORY_LOST, now)
+            return
         slot.move(WorkerState.LOADING, now, "the worker reported for duty")
         incarnation.load_sent_at = now
         incarnation.last_progress_at = now
         self._state.emit(Send(incarnation.name, Load(model=slot.spec)))
+
+    def memory_checked(self, event: e.MemoryChecked, now: float) -> None:
+        """A check of a dead worker's memory ended: loads that waited for it may go on, or are refused."""
+        self._memory_return.checked(event)
+        for slot in list(self._state.slots.values()):
+            incarnation = self._state.incarnation_of(slot)
+            at_duty = incarnation is not None and incarnation.hello_at is not None and incarnation.ladder is None
+            if incarnation is not None and at_duty and slot.state is WorkerState.SPAWNING:
+                self.send_load(slot, incarnation, now)
 
     def loaded(self, slot: Slot, incarnation: Incarnation, message: Loaded, now: float) -> str | None:
         """The weights are in memory; the canary decides. Returns what is wrong when this was not due."""
@@ -284,4 +303,5 @@ class Loading:
 
 def _take_order(slot: Slot, order: e.LoadWanted) -> None:
     slot.spec, slot.backend, slot.digest = order.spec, order.backend, order.digest
+    slot.size_bytes = order.size_bytes
     slot.gpu_ooms, slot.stepped_down = 0, False

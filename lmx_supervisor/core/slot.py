@@ -51,6 +51,8 @@ class Slot:
     backend: str
     digest: str = ""
     """Of the model's files and load configuration, as they were when the load was asked for."""
+    size_bytes: int = 0
+    """Of the model's files."""
     state: WorkerState = WorkerState.STOPPED
     state_since: float = 0.0
     wanted: bool = False

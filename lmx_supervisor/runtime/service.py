@@ -84,7 +84,7 @@ class LocalService:
         self._started_at_unix = time.time()
         self._startup_complete = False
         self._events = EventBus(redaction)
-        self._metrics = Metrics(self.fleet, self.status)
+        self._metrics = Metrics(self.fleet, self.status, on_request_completed=self._events.take)
         for listener in (self._events.take, self._metrics.take):
             supervisor.subscribe(listener)
 
@@ -239,7 +239,12 @@ class LocalService:
         spec = self._spec(order, entry.model_id, entry.path, entry.format)
         digest = await self._catalog.digest(spec, backend)
         return await self._supervisor.load(
-            spec, backend, digest=digest, at_start=at_start, force=order.allow_unsupported_runtime
+            spec,
+            backend,
+            digest=digest,
+            at_start=at_start,
+            force=order.allow_unsupported_runtime,
+            size_bytes=entry.size_bytes,
         )
 
     def _spec(self, order: LoadOrder, model_id: str, path: str, format_: ModelFormat) -> ModelSpec:

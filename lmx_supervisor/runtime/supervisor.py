@@ -27,6 +27,7 @@ from lmx_supervisor.core.snapshot import fleet_view
 from lmx_supervisor.core.views import FleetView
 from lmx_supervisor.runtime.answers import UNWATCHED, AnswerWatch, CreditExceededError, OpenAnswer
 from lmx_supervisor.runtime.link import KeyPair
+from lmx_supervisor.runtime.memory_return import MemoryProbe, missing_until_back
 from lmx_supervisor.runtime.run_dir import RunDir, RunDirError
 from lmx_supervisor.runtime.witness import Witness
 from lmx_supervisor.runtime.worker_process import WorkerProcess, WorkerTiming
@@ -40,7 +41,7 @@ Outcome = LoadOutcome | UnloadOutcome | tuple[str, ...]
 class Supervisor:
     """The fleet in the real world. Create it on a running loop; end it with `drain`."""
 
-    def __init__(self, policy: Policy, timing: WorkerTiming, run_dir: RunDir) -> None:
+    def __init__(self, policy: Policy, timing: WorkerTiming, run_dir: RunDir, memory_probe: MemoryProbe | None = None) -> None:
         self._fleet = Fleet(boot_id=run_dir.path.name, policy=policy)
         self._timing = timing
         self._witness = Witness()
@@ -49,6 +50,9 @@ class Supervisor:
         self._context = zmq.asyncio.Context()
         self._processes: dict[str, WorkerProcess] = {}
         self._answers: dict[str, OpenAnswer] = {}
+        self._memory_probe = memory_probe or MemoryProbe()
+        self._available_bytes = self._memory_probe.available_bytes()
+        self._memory_checks: set[asyncio.Task[None]] = set()
         self._burials: set[asyncio.Task[None]] = set()
         self._leases: dict[str, str] = {}
         self._orders: dict[str, asyncio.Future[Outcome]] = {}
@@ -71,6 +75,7 @@ class Supervisor:
             a.QuarantineSettled: lambda action: self._settle(action.order_id, action.model_ids),
             a.OrderRefused: self._order_refused,
             a.Tell: self._tell,
+            a.VerifyMemory: self._verify_memory,
             a.Autopsy: self._autopsy,
             a.AllStopped: lambda _: self._all_stopped.set(),
         }
@@ -102,11 +107,18 @@ class Supervisor:
         return lasting(self._fleet.state)
 
     async def load(
-        self, spec: ModelSpec, backend: str, *, digest: str = "", at_start: bool = False, force: bool = False
+        self,
+        spec: ModelSpec,
+        backend: str,
+        *,
+        digest: str = "",
+        at_start: bool = False,
+        force: bool = False,
+        size_bytes: int = 0,
     ) -> LoadOutcome:
         """Have a model served; several callers share one load. Raises `Refusal`."""
         order_id, settled = self._new_order()
-        self.post(e.LoadWanted(order_id, spec, backend, digest, at_start=at_start, force=force))
+        self.post(e.LoadWanted(order_id, spec, backend, digest, at_start, force, size_bytes))
         outcome = await settled
         assert isinstance(outcome, LoadOutcome)
         return outcome
@@ -144,6 +156,8 @@ class Supervisor:
         self.shorten_drain(seconds)
         await self._all_stopped.wait()
         self._ticker.cancel()
+        for check in self._memory_checks:
+            check.cancel()
         await asyncio.gather(*self._burials)
         self._context.destroy(linger=limits.ZMQ_LINGER_MILLISECONDS)
 
@@ -190,6 +204,8 @@ class Supervisor:
             self.loop_lag_seconds = max(0.0, time.monotonic() - due)
             self.loop_lag_max_seconds = max(self.loop_lag_max_seconds, self.loop_lag_seconds)
             self.post(e.Tick())
+            if not self._memory_checks:
+                self._available_bytes = self._memory_probe.available_bytes()
 
     # --- performing actions -------------------------------------------------------------------------------------------------
 
@@ -268,6 +284,15 @@ class Supervisor:
         settled = self._orders.pop(action.order_id)
         if not settled.done():
             settled.set_exception(Refusal(action.code, action.message, retry_after_seconds=action.retry_after_seconds))
+
+    def _verify_memory(self, action: a.VerifyMemory) -> None:
+        check = asyncio.get_running_loop().create_task(self._check_memory(action))
+        self._memory_checks.add(check)
+        check.add_done_callback(self._memory_checks.discard)
+
+    async def _check_memory(self, action: a.VerifyMemory) -> None:
+        async for missing in missing_until_back(self._memory_probe, action.owed_bytes, self._available_bytes):
+            self.post(e.MemoryChecked(action.incarnation, missing, self._memory_probe.available_bytes()))
 
     def _autopsy(self, action: a.Autopsy) -> None:
         for coroner in self._coroners:
