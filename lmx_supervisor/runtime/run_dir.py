@@ -5,7 +5,9 @@ them on its own. Each directory holds a locked file while its owner lives; what 
 boot.
 """
 
+import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -13,6 +15,8 @@ import stat
 from pathlib import Path
 
 from lmx_protocol import limits
+
+log = logging.getLogger("lmx.run_dir")
 
 _LOCK_NAME = "owner.lock"
 
@@ -29,12 +33,21 @@ class RunDir:
         _make_private(parent)
         _remove_abandoned(parent)
         self.path = parent / secrets.token_hex(4)
-        self.path.mkdir(mode=0o700)
-        self._lock_fd = os.open(self.path / _LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock_fd = self._make()
 
     def endpoint(self, incarnation: str) -> str:
-        """The ZeroMQ endpoint of a worker. Raises `RunDirError` when the path is too long for a socket."""
+        """The ZeroMQ endpoint of a worker; a directory that somebody deleted meanwhile is made anew for it.
+
+        Raises:
+            RunDirError: the path is too long for a socket, or the directory cannot be trusted any more.
+            OSError: it is gone and cannot be made.
+        """
+        if not self.path.is_dir():
+            _make_private(self.path.parent)
+            made_anew = self._make()
+            os.close(self._lock_fd)
+            self._lock_fd = made_anew
+            log.warning("run_dir_made_anew", extra={"path": str(self.path)})
         path = self.path / incarnation
         if len(os.fsencode(path)) > limits.IPC_PATH_BYTES_MAX:
             raise RunDirError(f"socket path {path} is longer than {limits.IPC_PATH_BYTES_MAX} bytes")
@@ -54,9 +67,18 @@ class RunDir:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock_fd)
 
+    def _make(self) -> int:
+        """Make and lock the directory; returns the descriptor that holds the lock."""
+        self.path.mkdir(mode=0o700)
+        lock_fd = os.open(self.path / _LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_fd
+
 
 def _make_private(directory: Path) -> None:
-    directory.mkdir(mode=0o700, exist_ok=True)
+    # Something that is no directory raises it too; what is there is judged below.
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise RunDirError(f"run directory {directory} is not a directory (a link or a file): remove it")

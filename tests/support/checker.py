@@ -146,10 +146,12 @@ def no_process_remains(server: LiveServer) -> Iterator[str]:
 
 def no_file_remains(server: LiveServer) -> Iterator[str]:
     """U5: no temporary file in the home; after a stop in order no run directory."""
-    leftovers = sorted(path.name for path in server.home.glob("**/.*.lmx-tmp")) if not server.was_killed else []
-    if leftovers:
+    if server.was_killed:
+        return
+    leftovers = sorted(path.name for path in server.home.glob("**/*.lmx-tmp"))
+    if leftovers and not server.may_leave_unfinished_files:
         yield f"U5: temporary files are left: {leftovers}"
-    if server.run_dir is not None and server.run_dir.exists() and not server.was_killed:
+    if server.run_dir is not None and server.run_dir.exists():
         yield f"U5: the run directory {server.run_dir} is left"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-_NUMBER_IN_LINK = re.compile(r":\[\d+\]$")
+_NUMBER_IN_LINK = re.compile(r":\[\d+\]$| \(deleted\)$")
 
 
 def descriptor_kinds(pid: int) -> Counter[str]:

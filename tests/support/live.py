@@ -45,6 +45,8 @@ class LiveServer:
     """Workers die at random: reasons and numbers of crash bundles are not known beforehand."""
     tolerated_lag_seconds: float = 0.0
     """How long the test itself kept the supervisor's loop from turning."""
+    may_leave_unfinished_files: bool = False
+    """The fault keeps files from being finished and removed; the next start does that."""
     tolerated_log_lines: list[str] = field(default_factory=list)
     """Words that excuse a traceback in the log: the test provoked it."""
     expects_no_loads: bool = False
