@@ -120,7 +120,7 @@ async def _serve(
     setproctitle.setproctitle(f"opta_lmx: serving {url}")
     open_files = raise_open_files_limit()
     http_stop = asyncio.Event()
-    signals = _StopSignals(config.server.drain_seconds)
+    signals = _StopSignals()
     async with running_service(loaded, home, paths, redaction) as running:
         signals.supervisor = running.supervisor
         http = asyncio.create_task(
@@ -139,7 +139,9 @@ async def _serve(
             asked.cancel()
             loading.cancel()
             # The HTTP side stays up meanwhile and tells new requests to come back.
-            await running.supervisor.drain(running.service.config.server.drain_seconds)
+            drain_seconds = running.service.config.server.drain_seconds
+            log.info("stopping", extra={"drain_seconds": drain_seconds})
+            await running.supervisor.drain(drain_seconds)
         finally:
             http_stop.set()
             await http
@@ -150,10 +152,9 @@ async def _serve(
 class _StopSignals:
     """The first asks for a drain, the second shortens it, the third leaves at once. Heard from before anything starts."""
 
-    def __init__(self, drain_seconds: float) -> None:
+    def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.supervisor: Supervisor | None = None
-        self._drain_seconds = drain_seconds
         self._received = 0
         for number in _STOP_SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, self._receive)
@@ -161,7 +162,6 @@ class _StopSignals:
     def _receive(self) -> None:
         self._received += 1
         if self._received == 1:
-            log.info("stopping", extra={"drain_seconds": self._drain_seconds})
             self.asked.set()
         elif self._received == 2 and self.supervisor is not None:
             self.supervisor.shorten_drain(limits.DRAIN_SECOND_SIGNAL_SECONDS)

@@ -57,7 +57,8 @@ class CrashArchive:
 
     def _newest_first(self) -> list[Path]:
         try:
-            bundles = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name)]
+            # Never through a link: what it leads to is not ours to delete.
+            bundles = [path for path in self.directory.iterdir() if _NAME.fullmatch(path.name) and not path.is_symlink()]
         except OSError:
             return []
         return sorted(bundles, key=lambda path: path.name, reverse=True)

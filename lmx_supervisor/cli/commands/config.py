@@ -1,4 +1,4 @@
-"""`lmx config`: the configuration as the server would read it here, without a server."""
+"""`lmx config`: the configuration as the server would read it here, without a server; and `reload` for the one that runs."""
 
 import os
 from pathlib import Path
@@ -8,13 +8,17 @@ import msgspec
 import typer
 
 from lmx_supervisor.cli import options
-from lmx_supervisor.cli.failures import CommandFailure
+from lmx_supervisor.cli.client import Client
+from lmx_supervisor.cli.failures import CommandFailure, NoAnswer
 from lmx_supervisor.cli.terminal import print_json, table
 from lmx_supervisor.config.annotated import annotated_config
 from lmx_supervisor.config.error import ConfigError
 from lmx_supervisor.config.home import home_directory
 from lmx_supervisor.config.load import LoadedConfig, load_config
 from lmx_supervisor.config.redact import shown_values
+from lmx_supervisor.core.service import ReloadOutcome
+
+RELOAD_PATH = "/admin/config/reload"
 
 File = Annotated[
     Path | None,
@@ -29,7 +33,7 @@ File = Annotated[
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Show, check and write the configuration.",
+    help="Show, check, write and reload the configuration.",
     epilog="Example: lmx config show",
 )
 
@@ -71,6 +75,23 @@ def init(*, force: Annotated[bool, typer.Option("--force", help="Overwrite the f
     except OSError as error:
         raise CommandFailure(f"cannot write {path}: {error.strerror}") from error
     print(path)
+
+
+@app.command(name="reload", epilog="Example: lmx config check && lmx config reload")
+def reload_running(*, as_json: options.Json = False, url: options.Url = None, admin_key: options.AdminKey = None) -> None:
+    """Have the running server read its configuration again, and say what that changed."""
+    with Client(options.connection_from(url, admin_key)) as client:
+        document = client.post(RELOAD_PATH, {})
+    if as_json:
+        print_json(document)
+        return
+    try:
+        outcome = msgspec.convert(document, ReloadOutcome)
+    except msgspec.ValidationError as error:
+        raise NoAnswer(f"{RELOAD_PATH} answers in a form this version of lmx does not know ({error})") from error
+    print(f"in force now: {', '.join(outcome.updated) or 'nothing new'}")
+    if outcome.ignored:
+        print(f"after a restart: {', '.join(outcome.ignored)}")
 
 
 @app.command(epilog="Example: lmx config path")

@@ -172,6 +172,19 @@ def test_the_spare_goes_when_its_backend_is_no_longer_used() -> None:
     assert len(stage.sent(Shutdown)) == 2
 
 
+def test_the_spare_goes_when_spares_are_switched_off() -> None:
+    """A reloaded policy without spares ends the one that waits, and no other comes; the model is left alone."""
+    stage = Stage(Policy(warm_spare=True))
+    stage.ready("a")
+    stage.tick()
+    stage.imported(stage.of(a.Spawn)[-1].incarnation)
+    stage.fleet.policy = Policy(warm_spare=False)
+    stage.tick(5.0)
+
+    assert len(stage.sent(Shutdown)) == 1
+    assert (stage.state("a"), len(stage.of(a.Spawn))) == (WorkerState.READY, 2)
+
+
 def test_an_impossible_move_names_the_slot_and_tells_its_story(stage: Stage) -> None:
     """A bug in the core is found with everything that led to it."""
     stage.ready()

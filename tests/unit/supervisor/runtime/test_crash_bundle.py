@@ -118,6 +118,21 @@ def test_the_newest_bundles_stay(tmp_path: Path) -> None:
     assert (tmp_path / "notes").exists()
 
 
+def test_a_link_is_no_bundle(tmp_path: Path) -> None:
+    """Whatever a link in the archive leads to is neither shown nor deleted."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "summary.json").write_text("{}")
+    crashes = tmp_path / "crashes"
+    for number in range(2, limits.CRASH_BUNDLES_MAX + 2):
+        write(crashes, number, at=AT + number)
+    (crashes / bundle_name(autopsy(1), AT)).symlink_to(precious)
+    CrashArchive(crashes).prune()
+
+    assert (precious / "summary.json").exists()
+    assert len(CrashArchive(crashes).headlines(None, 100)) == limits.CRASH_BUNDLES_MAX
+
+
 def test_headlines_of_one_model_and_broken_bundles(tmp_path: Path) -> None:
     """A model's deaths can be asked for; a bundle that somebody damaged is passed over, not in the way."""
     for number, model_id in ((1, "a"), (2, "b"), (3, "a")):

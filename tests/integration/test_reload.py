@@ -1,0 +1,122 @@
+"""POST /admin/config/reload against a running server: each kind of key is seen to change what the server does."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.live import LiveServer, wait_until
+
+ENDLESS = "answers: [{pieces: ['on '], tokens: 100000, token_seconds: 0.02}]"
+
+
+@pytest.fixture
+def configured(serve: Callable[..., LiveServer], tmp_path: Path) -> LiveServer:
+    """A server that was started with an empty configuration file."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "config.yaml").write_text("")
+    return serve(LMX_MODELS__SLOTS="1")
+
+
+def reload(server: LiveServer, text: str) -> dict[str, Any]:
+    """Write the file and have it read; it must be taken."""
+    (server.home / "config.yaml").write_text(text)
+    response = server.http.post("/admin/config/reload")
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def test_a_lower_quarantine_threshold_holds_for_the_next_crash(configured: LiveServer) -> None:
+    """A model that would have been restarted is quarantined after its first crash; the reload itself leaves it alone."""
+    configured.script("m")
+    configured.load("m")
+    pid = configured.worker("m")["pid"]
+    answer = reload(configured, "supervision: {quarantine_threshold: 1}")
+
+    assert answer == {"success": True, "updated": ["supervision.quarantine_threshold"], "ignored": []}
+    assert configured.worker("m")["pid"] == pid
+    os.kill(pid, signal.SIGSEGV)
+    assert configured.wait_for_state("m", "quarantined", "ready")["readiness"]["reason"] == "crash_loop:1"
+
+
+def test_a_shorter_queue_holds_for_the_next_request(configured: LiveServer) -> None:
+    """With no room to wait, a second request is told to come back while the first runs on."""
+    configured.script("m", ENDLESS)
+    configured.load("m")
+    stream = configured.stream("m")
+    next(stream)
+    answer = reload(configured, "models: {queue_per_model: 0}")
+    refused = configured.chat("m")
+    still_streaming = next(stream)
+    stream.close()
+
+    assert answer["updated"] == ["models.queue_per_model"]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert still_streaming != "[DONE]"
+
+
+def test_a_new_admin_key_is_needed_at_once_and_never_logged(configured: LiveServer) -> None:
+    """The old way in is closed with the next request, the new key opens it, and logs know it as a secret from then on."""
+    reload(configured, "security: {admin_key: sk-new-hush}")
+    without = configured.http.get("/admin/workers")
+    configured.http.headers["X-Admin-Key"] = "sk-new-hush"
+    configured.http.get("/admin/workers/sk-new-hush")
+
+    assert (without.status_code, without.json()["error"]["code"]) == (403, "invalid_admin_key")
+    assert configured.http.get("/admin/workers").status_code == 200
+    wait_until(lambda: "/admin/workers/[redacted]" in configured.log(), 5.0, "the request in the log")
+    assert "sk-new-hush" not in configured.log()
+
+
+def test_the_log_level_changes(configured: LiveServer) -> None:
+    """Lines below the new level are no longer written; `config_reloaded` told of it before."""
+    configured.script("m")
+    reload(configured, "logging: {level: DEBUG}")
+    wait_until(lambda: '"config_reloaded"' in configured.log(), 5.0, "the event in the log")
+    reload(configured, "logging: {level: ERROR}")
+    configured.load("m")
+    configured.http.post("/admin/models/unload", json={"model_id": "m"})
+
+    assert "worker_spawned" not in configured.log()
+
+
+def test_spares_go_when_they_are_not_wanted_any_more(configured: LiveServer) -> None:
+    """Switching warm spares off ends the one that waits; switching them on brings one back."""
+    configured.script("m")
+    configured.load("m")
+
+    def spares() -> int:
+        return len(configured.http.get("/admin/workers").json()["spares"])
+
+    wait_until(lambda: spares() == 1, 10.0, "a spare")
+    reload(configured, "models: {warm_spare: false}")
+    wait_until(lambda: spares() == 0, 10.0, "no spare")
+    reload(configured, "models: {warm_spare: true}")
+    wait_until(lambda: spares() == 1, 10.0, "a spare again")
+
+
+def test_what_needs_a_restart_is_named_and_left_alone(configured: LiveServer) -> None:
+    """The port of the command line wins anyway; another host waits for the next start."""
+    answer = reload(configured, "server: {host: 127.0.0.2, port: 1, body_seconds: 7}")
+
+    assert (answer["updated"], answer["ignored"]) == (["server.body_seconds"], ["server.host"])
+    assert configured.http.get("/healthz").status_code == 200
+
+
+def test_a_file_that_cannot_be_used_changes_nothing(configured: LiveServer) -> None:
+    """400 with file, key and reason; the keys before and after the bad one are not applied either."""
+    path = configured.home / "config.yaml"
+    path.write_text("security: {admin_key: k}\nmodels: {queue_per_modle: 5}")
+    answer = configured.http.post("/admin/config/reload")
+    path.unlink()
+    gone = configured.http.post("/admin/config/reload")
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "models.queue_per_modle")
+    assert str(path) in answer.json()["error"]["message"]
+    assert "did you mean 'models.queue_per_model'" in answer.json()["error"]["message"]
+    assert (gone.status_code, "no such file" in gone.json()["error"]["message"]) == (400, True)
+    assert configured.http.get("/admin/workers").status_code == 200
