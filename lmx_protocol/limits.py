@@ -91,6 +91,7 @@ ZMQ_HIGH_WATER_MESSAGES = 1000
 ZMQ_LINGER_MILLISECONDS = 0
 ZMQ_HANDSHAKE_MILLISECONDS = 2000
 LAST_WORDS_SECONDS = 0.05
+CONNECTION_LOST_SECONDS = 1.0
 IPC_PATH_BYTES_MAX = 90
 
 # --- host -----------------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Link:
         self._socket.curve_serverkey = worker_public_key
         self._connected = False
         self._disconnected = asyncio.Event()
-        self._monitor: zmq.asyncio.Socket = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+        self._monitor: zmq.asyncio.Socket = self._socket.get_monitor_socket(_WATCHED_EVENTS)
         self._socket.connect(endpoint)
         loop = asyncio.get_running_loop()
         self._tasks = (loop.create_task(self._read()), loop.create_task(self._watch_connection()))
@@ -101,12 +101,20 @@ class Link:
         self._socket.close(linger=limits.ZMQ_LINGER_MILLISECONDS)
 
     async def _watch_connection(self) -> None:
+        is_admitted = False
         while True:
-            event = await recv_monitor_message(self._monitor)
-            if event["event"] == zmq.EVENT_CONNECTED:
+            event = (await recv_monitor_message(self._monitor))["event"]
+            if event == zmq.EVENT_CONNECTED:
                 self._connected = True
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                is_admitted = True
             else:
                 self._disconnected.set()
+                if is_admitted:
+                    # A death breaks the connection too, and the kernel reports it long before this time is over: then we are
+                    # closed by now. What is left is a worker that lives and whose frame libzmq would not take.
+                    await asyncio.sleep(limits.CONNECTION_LOST_SECONDS)
+                    self._on_violation("its connection broke, most likely by a frame over the limit: what it said is lost")
 
     async def _read(self) -> None:
         while True:
@@ -132,3 +140,4 @@ def _configure(socket: "zmq.asyncio.Socket") -> None:
 
 
 _RECONNECT_MILLISECONDS = 10
+_WATCHED_EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED

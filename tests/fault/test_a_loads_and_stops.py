@@ -226,6 +226,7 @@ def test_f12_death_while_being_drained(world: World) -> None:
     code = server.process.wait(30)
     world.measure("death in the drain to exit", time.monotonic() - began[0], "s", 5.0)
 
+    world.expect_crash("oom_suspected")
     assert pieces_in(payloads)
     assert "error" in json.loads(payloads[-1])
     assert code == 0
