@@ -28,7 +28,8 @@ class DiskCalls:
         """The result of `work()`, or its exception.
 
         Raises:
-            Refusal: OVERLOADED when the disk did not answer in time; the call goes on in its thread and its result is dropped.
+            Refusal: OVERLOADED when the disk did not answer in time (the call goes on in its thread and its result is dropped),
+                or when the system has no thread left for it.
         """
         try:
             async with asyncio.timeout(self._seconds):
@@ -64,7 +65,8 @@ class DiskCalls:
 
         try:
             threading.Thread(target=call, name="disk-call", daemon=True).start()
-        except RuntimeError:
+        except RuntimeError as error:
             self._places.release()
-            raise
+            message = "The system cannot start another thread. Raise its limit of processes, then try again."
+            raise Refusal(ErrorCode.OVERLOADED, message, retry_after_seconds=_RETRY_AFTER_SECONDS) from error
         return future
