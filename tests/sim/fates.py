@@ -88,9 +88,7 @@ _DEEDS = (
 _TRACEBACK = "Traceback (most recent call last):\nValueError: no"
 DEATHS = (
     *(ExitObservation(signal_number=number) for number in (SIGKILL, SIGSEGV, SIGBUS, SIGFPE, SIGTERM, SIGINT, SIGHUP, SIGABRT)),
-    ExitObservation(signal_number=SIGSEGV),
-    ExitObservation(signal_number=SIGKILL),
-    ExitObservation(signal_number=SIGILL),
+    *(ExitObservation(signal_number=number) for number in (SIGTERM, SIGTERM, SIGSEGV, SIGKILL, SIGILL)),
     ExitObservation(signal_number=64),
     ExitObservation(signal_number=SIGABRT, stderr_tail="[METAL] Command buffer execution failed: Insufficient Memory"),
     ExitObservation(signal_number=SIGABRT, stderr_tail="[METAL] Command buffer execution failed: Impacting Interactivity"),

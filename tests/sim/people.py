@@ -36,7 +36,7 @@ class People:
             world.post(e.QuarantineKnown(scenario.models[0], scenario.backends[0], "1", "crash_loop:3", 3, verdict))
         for spec in scenario.models:
             at_start = scenario.lone_poison or self._rng.random() < 0.7
-            world.post(e.LoadWanted(self._new_order(), spec, scenario.backends[0], "1", at_start=at_start))
+            world.post(e.LoadWanted(self._new_order(), spec, scenario.backends[0], "1", at_start=at_start, size_bytes=1 << 30))
         self._ask_later()
         if not scenario.lone_poison:
             self._order_later()
@@ -99,7 +99,9 @@ class People:
             digest = f"{order_id}" if changed else "1"
             spec = msgspec.structs.replace(spec, slots=rng.choice((1, 2, 4))) if changed else spec
             world.post_when_awake(
-                e.LoadWanted(order_id, spec, backend, digest, at_start=rng.random() < 0.2, force=rng.random() < 0.2)
+                e.LoadWanted(
+                    order_id, spec, backend, digest, at_start=rng.random() < 0.2, force=rng.random() < 0.2, size_bytes=1 << 30
+                )
             )
         elif kind == "unload":
             world.post_when_awake(e.UnloadWanted(order_id, spec.model_id))

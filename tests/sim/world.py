@@ -24,6 +24,7 @@ SLOW_LINK_SHARE = 0.1
 SPAWN_FAILURE_SHARE = 0.15
 """Of the misfortune."""
 LATE_PID_SHARE = 0.1
+LATE_MEMORY_SHARE = 0.2
 
 
 class World:
@@ -117,6 +118,8 @@ class World:
                 self._send(action)
             elif isinstance(action, a.Signal):
                 self._signal(action)
+            elif isinstance(action, a.VerifyMemory):
+                self._verify_memory(action)
             elif isinstance(action, a.AllStopped):
                 self.stopped = True
 
@@ -179,6 +182,19 @@ class World:
         if not unheard:
             reported_at = max(reported_at, self._link_busy_until[worker.name])
         self._when_awake(reported_at, lambda: self.post(e.Exited(worker.name, seen)))
+
+    def _verify_memory(self, action: a.VerifyMemory) -> None:
+        """The dead give their memory back: at once, within a while, or only long after it was given up as lost."""
+        rng = self.rng
+        returns_late = not self.calm and rng.random() < LATE_MEMORY_SHARE
+        missing_bytes = rng.choice((action.owed_bytes, action.owed_bytes // 2)) if returns_late else 0
+        available_bytes = rng.choice((1 << 28, 16 << 30)) if missing_bytes else 16 << 30
+        checked_at = self.agenda.now + rng.choice((0.0, 0.1, 3.0))
+        checked = e.MemoryChecked(action.incarnation, missing_bytes, available_bytes)
+        self._when_awake(checked_at, lambda: self.post(checked))
+        if missing_bytes:
+            back = e.MemoryChecked(action.incarnation, 0, 16 << 30)
+            self._when_awake(checked_at + 6.0, lambda: self.post(back))
 
     def _note(self, text: str) -> None:
         if self._trace is not None:

@@ -85,9 +85,9 @@ class RestartsJudge:
         if before is WorkerState.DRAINING:
             promise(state is not WorkerState.BACKOFF and not quarantines, f"{model_id} died while it stopped, and is {state}")
             return
+        left = WorkerState.FAILED if record.quarantined_as is None else WorkerState.QUARANTINED
         if reason in NEVER_RESTART:
-            expected = WorkerState.FAILED if record.quarantined_as is None else WorkerState.QUARANTINED
-            promise(state is expected and not quarantines, f"{model_id} is {state} after {reason}")
+            promise(state is left and not quarantines, f"{model_id} is {state} after {reason}")
             return
         record.in_a_row += 1
         record.at = [at for at in record.at if now - at < policy.restart_window_seconds] + [now]
@@ -102,7 +102,7 @@ class RestartsJudge:
             promise(not quarantines, f"{model_id} was quarantined after {record.in_a_row} failures in a row, {record.at}")
             self._judge_delay(model_id, record, now)
         else:
-            promise(state is WorkerState.FAILED, f"{model_id} is {state} though nobody relies on it")
+            promise(state is left, f"{model_id} is {state} though nobody relies on it")
 
     def _judge_delay(self, model_id: str, record: Record, now: float) -> None:
         policy, slot = self._fleet.policy, self._fleet.state.slots[model_id]

@@ -64,13 +64,16 @@ class WorkersJudge:
         self._fleet = fleet
         self._workers = workers
         self._clock = clock
-        self._state_since: dict[str, tuple[WorkerState, float]] = {}
+        self._state_since: dict[str, tuple[WorkerState, str | None, float]] = {}
+        self._memory_was_missing = False
         self.watched: dict[str, Watched] = {}
 
     def before(self, event: e.Event) -> None:
         """Note what a worker said or that it is gone."""
         if isinstance(event, e.Said) and event.incarnation in self.watched:
             self._hear(self.watched[event.incarnation], event.incarnation, event.message)
+        elif isinstance(event, e.MemoryChecked):
+            self._memory_was_missing = self._memory_was_missing or event.missing_bytes > 0
 
     def after(self, event: e.Event, actions: list[a.Action]) -> None:
         """Judge what the core did about it."""
@@ -81,9 +84,9 @@ class WorkersJudge:
         for action in actions:
             self._note_action(action)
         for slot in self._fleet.state.slots.values():
-            state, _ = self._state_since.get(slot.model_id, (None, 0.0))
-            if state is not slot.state:
-                self._state_since[slot.model_id] = (slot.state, self._clock.now)
+            state, name, _ = self._state_since.get(slot.model_id, (None, None, 0.0))
+            if state is not slot.state or name != slot.incarnation:
+                self._state_since[slot.model_id] = (slot.state, slot.incarnation, self._clock.now)
         if isinstance(event, e.Said | e.Misbehaved):
             self._judge_lie(event)
         self._judge_slots()
@@ -135,9 +138,9 @@ class WorkersJudge:
             promise(watched.doomed_at is None, f"{model_id} was given to {action.incarnation}, which is being ended")
             promise(watched.hello_at is not None, f"{model_id} was given to {action.incarnation} before its hello")
             watched.model_id, watched.last_progress_at = model_id, self._clock.now
-            slot = self._fleet.state.slots[model_id]
-            taken_spare = slot.loading_since != self._fleet.state.incarnations[action.incarnation].spawned_at
-            watched.loading_since = self._clock.now if taken_spare else watched.spawned_at
+            state, name, since = self._state_since.get(model_id, (None, None, 0.0))
+            began_before = state is WorkerState.SPAWNING and name == action.incarnation
+            watched.loading_since = since if began_before else self._clock.now
         elif isinstance(message, Generate):
             promise(
                 watched.doomed_at is None, f"{message.request.request_id} was leased to {action.incarnation}, which is doomed"
@@ -184,6 +187,8 @@ class WorkersJudge:
             return worker is not None and worker.fate.deed in _CANARY_DEEDS
         if cause in (KillCause.MEMORY_HIGH, KillCause.MEMORY_LIMIT):
             return watched.peak_bytes >= limits.MEMORY_SOFT_RATIO * (policy.worker_memory_bytes_max or inf)
+        if cause is KillCause.MEMORY_LOST:
+            return self._memory_was_missing
         if cause is KillCause.STOP:
             slot = self._fleet.state.slots.get(watched.model_id or "")
             return watched.model_id is None or slot is None or slot.state is WorkerState.DRAINING
@@ -232,7 +237,7 @@ class WorkersJudge:
             if watched.doomed_at is not None:
                 promise(watched.killed or now < watched.kill_due_at + EPSILON_SECONDS, f"{name} was not killed after its grace")
                 continue
-            cause = self._overdue(watched, now - EPSILON_SECONDS)
+            cause = self._overdue(name, watched, now - EPSILON_SECONDS)
             promise(cause is None, f"{name} is overdue and lives: {cause}; {watched}")
             allowed_bytes = policy.worker_memory_bytes_max or inf
             slot = self._fleet.state.slots.get(watched.model_id or "")
@@ -241,15 +246,17 @@ class WorkersJudge:
             size = len(self._fleet.state.incarnations[name].ended_requests)
             promise(size <= policy.queue_total + 1024, f"{name} remembers {size} ended requests")
 
-    def _overdue(self, watched: Watched, now: float) -> str | None:
+    def _overdue(self, name: str, watched: Watched, now: float) -> str | None:
         policy = self._fleet.policy
         if watched.hello_at is None:
             return "no hello" if now - watched.spawned_at > policy.hello_seconds else None
+        if watched.model_id is None and any(slot.incarnation == name for slot in self._fleet.state.slots.values()):
+            return "its heartbeat" if now - watched.last_beat_at > policy.beat_dead_seconds else None
         if watched.model_id is None:
             stalled = not watched.imported and now - watched.last_progress_at > policy.load_stall_seconds
             silent = watched.imported and now - watched.last_beat_at > policy.beat_dead_seconds
             return "a spare that stands still" if stalled or silent else None
-        state, since = self._state_since[watched.model_id]
+        state, _, since = self._state_since[watched.model_id]
         if state is WorkerState.LOADING:
             stalled = now - watched.last_progress_at > policy.load_stall_seconds
             return "its load" if stalled or now - watched.loading_since > policy.load_total_seconds else None

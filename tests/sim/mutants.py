@@ -1,0 +1,102 @@
+"""Bugs to plant in the core, each typical of what goes wrong in supervisors; the simulation must find every one of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lmx_protocol.messages import Finished, Usage
+from lmx_protocol.states import FinishReason
+from lmx_supervisor.core import dying, restart_policy
+from lmx_supervisor.core.actions import Deliver
+from lmx_supervisor.core.incarnation import Incarnation
+from lmx_supervisor.core.loading import Loading
+from lmx_supervisor.core.roster import Roster
+from lmx_supervisor.core.serving import Serving
+from lmx_supervisor.core.slot import Slot
+from lmx_supervisor.core.state import FleetState
+
+Planter = Callable[[Any], None]
+"""Plants the bug through a pytest monkeypatch."""
+
+
+def _around(owner: Any, name: str, before: Callable[..., None]) -> Planter:
+    """A bug that does something before a method."""
+    real = getattr(owner, name)
+
+    def bugged(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before(self, *args, **kwargs)
+        return real(self, *args, **kwargs)
+
+    return lambda monkeypatch: monkeypatch.setattr(owner, name, bugged)
+
+
+def _instead(owner: Any, name: str, bugged: Callable[..., Any]) -> Planter:
+    """A bug that does something instead of a method or function."""
+    return lambda monkeypatch: monkeypatch.setattr(owner, name, bugged)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """A thing forgotten."""
+
+
+def _forget_replays(serving: Serving, slot: Slot, incarnation: Incarnation, **_: Any) -> None:
+    for entry in serving._state.ledger.of_incarnation(incarnation.name):
+        entry.replays = 0
+
+
+def _believe_any_seq(serving: Serving, slot: Slot, incarnation: Incarnation, message: Any, now: float) -> None:
+    for event in message.events:
+        entry = serving._state.ledger.get(event.request_id)
+        if entry is not None:
+            entry.next_seq = event.seq
+
+
+def _climb_no_ladder(roster: Roster, incarnation: Incarnation, *_: Any) -> None:
+    incarnation.ladder = None
+
+
+def _accuse_the_innocent(serving: Serving, slot: Slot, incarnation: Incarnation, now: float) -> None:
+    for entry in serving._state.ledger.of_incarnation(incarnation.name):
+        entry.trial_until_tokens = 0
+
+
+def _make_up_success(serving: Serving, request_id: str, *_: Any) -> None:
+    end = Finished(request_id=request_id, reason=FinishReason.STOP, usage=Usage())
+    serving._state.emit(Deliver(end))
+
+
+def _end_twice(serving: Serving, request_id: str, code: Any, message: str, retry_after_seconds: int | None = None) -> None:
+    _deliver_failed(serving, request_id, code, message, retry_after_seconds)
+    _deliver_failed(serving, request_id, code, message, retry_after_seconds)
+
+
+def _decide_late(history: Any, reason: Any, policy: Any, jitter_key: str) -> Any:
+    forgiven = restart_policy.FailureHistory(history.consecutive - 1, history.at_seconds[1:])
+    return _decide(forgiven, reason, policy, jitter_key)
+
+
+def _settle_nobody(loading: Loading, slot: Slot, freed_bytes: int | None) -> None:
+    slot.unload_orders.clear()
+
+
+_deliver_failed = Serving._deliver_failed
+_decide = restart_policy.decide
+_capacity = Slot.capacity
+
+MUTANTS: dict[str, tuple[Planter, str]] = {
+    "a request is replayed without limit": (_around(Serving, "worker_lost", _forget_replays), "was leased 3 times"),
+    "a doomed worker gets requests": (_instead(Incarnation, "takes_work", property(lambda _: True)), "doomed"),
+    "a failure is told twice": (_instead(Serving, "_deliver_failed", _end_twice), "after its end"),
+    "a success is made up": (_instead(Serving, "_deliver_failed", _make_up_success), "made up"),
+    "a deadline in the line is forgotten": (_instead(Serving, "expire_waiting", _nothing), "has waited for"),
+    "a hole in a stream passes": (_around(Serving, "step", _believe_any_seq), "where"),
+    "sleep is held against workers": (_instead(FleetState, "postpone", _nothing), "without a reason"),
+    "the last rung is forgotten": (_instead(Roster, "_kill", _nothing), "was not killed"),
+    "a second ladder replaces the first": (_around(Roster, "end", _climb_no_ladder), "ladder"),
+    "a restart does not wait": (_instead(restart_policy, "_delay_seconds", lambda *_: 0.0), "failures"),
+    "quarantine comes one crash late": (_instead(dying, "decide", _decide_late), "due was"),
+    "an unload is never answered": (_instead(Loading, "_settle_unloads", _settle_nobody), "without an answer"),
+    "a worker gets one request too many": (_instead(Slot, "capacity", lambda slot: _capacity(slot) + 1), "more than"),
+    "a trial shields nobody": (_around(Serving, "accuse", _accuse_the_innocent), "not on trial"),
+    "a spare is taken and kept": (_instead(Roster, "dismiss_unused_spares", _nothing), "processes are left"),
+}
+"""What is wrong, how it is planted, and a word of what the judge must say."""
