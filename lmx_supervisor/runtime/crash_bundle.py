@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -117,13 +118,13 @@ def summary_of(autopsy: Autopsy, at_unix_seconds: float) -> CrashSummary:
         ),
         spec=msgspec.structs.asdict(autopsy.spec) if autopsy.spec is not None else None,
         facts=msgspec.structs.asdict(autopsy.facts) if autopsy.facts is not None else None,
-        versions={
-            "lmx": metadata.version("lmx"),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "backend": autopsy.backend_version,
-        },
+        versions={**_own_versions(), "backend": autopsy.backend_version},
     )
+
+
+@cache
+def _own_versions() -> dict[str, str]:
+    return {"lmx": metadata.version("lmx"), "python": platform.python_version(), "platform": platform.platform()}
 
 
 def _contents(

@@ -63,7 +63,8 @@ def test_each_kind_of_death_leaves_its_evidence(
     serve: Callable[..., LiveServer], deed: str, reason: str, ended: str | int, evidence: dict[str, str]
 ) -> None:
     """The reason, how the process ended, the stacks that there are, the request in numbers - and no word of its prompt."""
-    server = serve(LMX_SUPERVISION__BEAT_INTERVAL_SECONDS="0.2", LMX_SUPERVISION__C_WATCHDOG_SECONDS="1.5")
+    impatient = {"LMX_SUPERVISION__BEAT_INTERVAL_SECONDS": "0.2", "LMX_SUPERVISION__C_WATCHDOG_SECONDS": "2"}
+    server = serve(**(impatient if deed == "do: hold_gil" else {}))
     server.script("m", DYING % deed)
     server.load("m")
     answer = server.chat("m", f"die {SECRET_OF_A_CLIENT}", temperature=0.25)

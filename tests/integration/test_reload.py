@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def test_a_lower_quarantine_threshold_holds_for_the_next_crash(configured: LiveS
     assert answer == {"success": True, "updated": ["supervision.quarantine_threshold"], "ignored": []}
     assert configured.worker("m")["pid"] == pid
     os.kill(pid, signal.SIGSEGV)
-    assert configured.wait_for_state("m", "quarantined", "ready")["readiness"]["reason"] == "crash_loop:1"
+    assert configured.wait_for_state("m", "quarantined", seconds=5.0)["readiness"]["reason"] == "crash_loop:1"
 
 
 def test_a_shorter_queue_holds_for_the_next_request(configured: LiveServer) -> None:
@@ -82,6 +83,33 @@ def test_the_log_level_changes(configured: LiveServer) -> None:
     configured.http.post("/admin/models/unload", json={"model_id": "m"})
 
     assert "worker_spawned" not in configured.log()
+
+
+def test_what_is_looked_at_each_time_changes_with_the_next_one(configured: LiveServer) -> None:
+    """Request bodies, inference keys, the context of the loads to come, and the patience of a stop."""
+    configured.script("m", ENDLESS)
+    answer = reload(
+        configured,
+        """
+server: {body_bytes_max: 2000, drain_seconds: 0.2}
+models: {context_length: 1024}
+security: {inference_api_key: sk-hush, admin_key: sk-admin}
+""",
+    )
+    without_key = configured.chat("m")
+    configured.http.headers["X-Admin-Key"] = "sk-admin"
+    too_large = configured.chat("m", "x" * 3000)
+    configured.load("m")
+    [loaded] = configured.http.get("/admin/models").json()["loaded"]
+    stream = configured.stream("m")
+    next(stream)
+    began = time.monotonic()
+    code = configured.stop()
+    seconds = time.monotonic() - began
+
+    assert len(answer["updated"]) == 5
+    assert (without_key.status_code, too_large.status_code, loaded["context_length"]) == (401, 413, 1024)
+    assert (code, seconds < 5.0) == (0, True)
 
 
 def test_spares_go_when_they_are_not_wanted_any_more(configured: LiveServer) -> None:
