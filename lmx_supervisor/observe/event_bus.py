@@ -13,7 +13,7 @@ from lmx_protocol.errors import ErrorCode
 from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.event_log import EventLog, Gap, LoggedEvent
 from lmx_supervisor.core.refusal import Refusal
-from lmx_supervisor.observe.event_names import SERVICE_STOPPED, published_fields
+from lmx_supervisor.observe.event_names import SERVICE_STOPPED, published_fields, published_kind
 from lmx_supervisor.observe.log_format import Redaction
 
 
@@ -30,7 +30,7 @@ class EventBus:
     def take(self, tell: Tell) -> None:
         """Publish what operators are told; the service's last words also end every subscription."""
         now = self._unix_now()
-        self._log.append(tell.kind, now, self._redaction.clean_value(published_fields(tell, now)))
+        self._log.append(published_kind(tell), now, self._redaction.clean_value(published_fields(tell, now)))
         self._closed = self._closed or tell.kind == SERVICE_STOPPED
         for subscription in self._subscriptions:
             subscription.wake()

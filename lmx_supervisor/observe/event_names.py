@@ -1,7 +1,7 @@
 """From what operators are told to the events they subscribe to: the one place for names and fields of GET /admin/events.
 
-The names are the same; the fields differ where the predecessor's readers know them by another name or unit. What is not listed
-here is published as it was told.
+Names and fields differ only where the predecessor's readers know them by another name or unit. What is not listed here is
+published as it was told.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,10 @@ from lmx_supervisor.observe.units import gigabytes
 
 SERVICE_STOPPED = "service_stopped"
 """The last event of a service's life."""
+
+
+REQUEST_COMPLETED = "request_completed"
+"""A worker has worked on a request, and it is over. Published, not logged: the HTTP side has its own line for it."""
 
 
 def _seconds(seconds: float) -> float:
@@ -28,6 +32,14 @@ _RENAMED: Mapping[str, Mapping[str, _Form]] = {
     "model_unloaded": {"memory_freed_bytes": ("memory_freed_gb", gigabytes)},
     "model_canary_passed": _LOAD_FIELDS,
 }
+
+
+_OTHER_KINDS: Mapping[str, str] = {"worker_memory": "memory_warning"}
+
+
+def published_kind(tell: Tell) -> str:
+    """The name of an event."""
+    return _OTHER_KINDS.get(tell.kind, tell.kind)
 
 
 def published_fields(tell: Tell, at_unix_seconds: float) -> dict[str, object]:

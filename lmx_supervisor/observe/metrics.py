@@ -18,9 +18,14 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """The measurements of one service. Used on one loop."""
 
-    def __init__(self, fleet: Callable[[], FleetView], status: Callable[[], ServiceStatus]) -> None:
+    def __init__(
+        self,
+        fleet: Callable[[], FleetView],
+        status: Callable[[], ServiceStatus],
+        on_request_completed: Callable[[Tell], None],
+    ) -> None:
         self._registry = CollectorRegistry()
-        self.requests = RequestMetrics(self._registry)
+        self.requests = RequestMetrics(self._registry, on_request_completed)
         self._told = ToldMetrics(self._registry, self.requests.learn_model)
         self._registry.register(FleetMetrics(fleet, status))
 

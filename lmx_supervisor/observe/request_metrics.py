@@ -15,7 +15,9 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, Prefill, Text, Usage
+from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.service import Origin
+from lmx_supervisor.observe.event_names import REQUEST_COMPLETED
 from lmx_supervisor.observe.labels import BoundedLabels
 from lmx_supervisor.observe.recent import Recent
 
@@ -52,10 +54,16 @@ class _RecentOfModel:
 
 
 class RequestMetrics:
-    """All requests of one supervisor. A model's label is its id once `learn_model` knows it, else `other`."""
+    """All requests of one supervisor. A model's label is its id once `learn_model` knows it, else `other`.
 
-    def __init__(self, registry: CollectorRegistry, now: Callable[[], float] = time.monotonic) -> None:
+    `on_completed` is told of every request that a worker had, at its end.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, on_completed: Callable[[Tell], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.now = now
+        self.on_completed = on_completed
         self._models = BoundedLabels(limits.METRIC_MODELS_MAX)
         self._clients = BoundedLabels(limits.METRIC_CLIENTS_MAX)
         self._recent_seconds = Recent()
@@ -114,7 +122,7 @@ class RequestMetrics:
         self._model_requests.labels(model).inc()
         if origin.stream:
             self._streams.inc()
-        return RequestWatch(self, model, client)
+        return RequestWatch(self, model_id, model, client)
 
     def waited(self, model: str, seconds: float) -> None:
         """A worker got a request."""
@@ -170,11 +178,12 @@ class RequestWatch:
 
     __slots__ = (
         "_arrived_at", "_cached_tokens", "_cancelled_at", "_client", "_inter_token", "_leased", "_metrics", "_model",
-        "_prompt_tokens", "_text_at", "_tokens",
+        "_model_id", "_prompt_tokens", "_text_at", "_tokens",
     )  # fmt: skip
 
-    def __init__(self, metrics: RequestMetrics, model: str, client: str | None) -> None:
+    def __init__(self, metrics: RequestMetrics, model_id: str, model: str, client: str | None) -> None:
         self._metrics = metrics
+        self._model_id = model_id
         self._model = model
         self._client = client
         self._inter_token = metrics.inter_token.labels(model)
@@ -228,3 +237,17 @@ class RequestWatch:
             ending = _Ending.FAILED if is_failure else _Ending.NEITHER
             usage = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._tokens, cached_tokens=self._cached_tokens)
         self._metrics.ended(self._model, self._client, ending, now - self._arrived_at, usage)
+        if self._leased:
+            self._metrics.on_completed(self._completed(event, usage, now - self._arrived_at))
+
+    def _completed(self, end: Finished | Failed | Cancelled, usage: Usage, seconds: float) -> Tell:
+        fields: dict[str, object] = {
+            "request_id": end.request_id,
+            "model_id": self._model_id,
+            "outcome": type(end).__name__.lower(),
+            "code": end.code if isinstance(end, Failed) else None,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "duration_sec": round(seconds, 3),
+        }
+        return Tell(REQUEST_COMPLETED, fields)

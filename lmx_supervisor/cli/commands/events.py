@@ -18,6 +18,7 @@ EVENTS_PATH = "/admin/events"
 
 _EVERYTHING = 0
 """The id to resume from that is older than every event."""
+_REQUEST_COMPLETED = "request_completed"
 _HEAD_FIELDS = ("id", "type", "timestamp", "model_id")
 
 
@@ -25,6 +26,7 @@ _HEAD_FIELDS = ("id", "type", "timestamp", "model_id")
 def events(
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens, until Ctrl-C.")] = False,
+    requests: Annotated[bool, typer.Option("--requests", help="The end of every request too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document per line instead of text.")] = False,
     url: options.Url = None,
     admin_key: options.AdminKey = None,
@@ -33,6 +35,8 @@ def events(
     path = f"{EVENTS_PATH}?last_event_id={_EVERYTHING}&follow={'true' if follow else 'false'}"
     with Client(options.connection_from(url, admin_key)) as client, client.listen(path) as stream:
         for event in _parse(stream):
+            if event["type"] == _REQUEST_COMPLETED and not requests:
+                continue
             print(msgspec.json.encode(event).decode() if as_json else _line(event), flush=True)
 
 

@@ -6,7 +6,13 @@ import pytest
 
 from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.readiness import READINESS_CHANGED
-from lmx_supervisor.observe.event_names import published_fields
+from lmx_supervisor.observe.event_names import published_fields, published_kind
+
+
+def test_a_memory_mark_is_published_as_a_warning() -> None:
+    """The one kind that operators know by another name."""
+    assert published_kind(Tell("worker_memory", {})) == "memory_warning"
+    assert published_kind(Tell("worker_exited", {})) == "worker_exited"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ async def test_a_scrape_is_bounded_and_can_be_parsed(service: FedService) -> Non
     """However many models and however odd their ids, the text is valid and has a bounded number of series."""
     odd = 'a"b\\c\nd'
     service.workers = [worker_view(odd), *(worker_view(f"m{number}") for number in range(2 * limits.METRIC_MODELS_MAX))]
-    metrics = Metrics(service.fleet, service.status)
+    metrics = Metrics(service.fleet, service.status, on_request_completed=service.events.take)
     for worker in service.workers:
         metrics.take(Tell("model_loaded", {"model_id": worker.model_id}))
     families = list(text_string_to_metric_families(metrics.text().decode()))

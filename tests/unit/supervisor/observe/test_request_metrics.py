@@ -10,6 +10,7 @@ from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, Prefill, Text, Timing, Usage
 from lmx_protocol.states import FinishReason
+from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.service import Origin
 from lmx_supervisor.observe.request_metrics import RequestMetrics, RequestWatch
 
@@ -22,7 +23,8 @@ class Measured:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
-        self.metrics = RequestMetrics(self.registry, lambda: self.now)
+        self.completed: list[Tell] = []
+        self.metrics = RequestMetrics(self.registry, self.completed.append, lambda: self.now)
         self.metrics.learn_model("m")
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -154,6 +156,31 @@ def test_the_release_of_a_place_is_timed_from_the_first_cancel(measured: Measure
     measured.now = 2.0
     watch.delivered(Cancelled(request_id="r"))
     assert measured.value("lmx_cancel_to_free_seconds_sum", model="m") == 2.0
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (_finished(), {"outcome": "finished", "code": None, "prompt_tokens": 10, "completion_tokens": 5}),
+        (_failed(ErrorCode.WORKER_LOST), {"outcome": "failed", "code": "worker_lost", "prompt_tokens": 0}),
+        (Cancelled(request_id="r"), {"outcome": "cancelled", "code": None}),
+    ],
+)
+def test_the_end_of_a_request_is_told(measured: Measured, end: AnyRequestEvent, told: dict[str, object]) -> None:
+    """A request that a worker had is told with how it ended, what it used and how long it took."""
+    watch = measured.watch()
+    watch.leased()
+    measured.now = 1.5
+    watch.delivered(end)
+    [tell] = measured.completed
+    expected = {"request_id": "r", "model_id": "m", "duration_sec": 1.5, **told}
+    assert tell.fields | expected == tell.fields
+
+
+def test_a_refusal_is_no_completed_request(measured: Measured) -> None:
+    """Requests that no worker ever had cannot push what matters out of the event log."""
+    measured.ask(_failed(ErrorCode.MODEL_NOT_FOUND))
+    assert measured.completed == []
 
 
 def test_streams_are_counted(measured: Measured) -> None:
