@@ -8,7 +8,6 @@ macOS: the system's JetsamEvent reports, which name the process (not run).
 """
 
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -22,11 +21,11 @@ _REPORTS_OF_MACOS = Path("/Library/Logs/DiagnosticReports")
 class OomEvidence(Protocol):
     """Tells a kill by the kernel for want of memory from every other SIGKILL."""
 
-    def claim(self, pid: int) -> bool:
-        """Whether the kernel killed `pid`, which has just died of SIGKILL, for want of memory. Each kill confirms one death.
+    waits_for_disk: bool
+    """Whether `claim` must be called in a thread."""
 
-        Thread-safe.
-        """
+    def claim(self, pid: int) -> bool:
+        """Whether the kernel killed `pid`, which has just died of SIGKILL, for want of memory. Each kill confirms one death."""
 
 
 def oom_evidence() -> OomEvidence:
@@ -37,19 +36,19 @@ def oom_evidence() -> OomEvidence:
 class CgroupCount:
     """The count of this process's control group. Reading it costs microseconds: the kernel writes it from memory."""
 
+    waits_for_disk = False
+
     def __init__(self, root: Path) -> None:
         """`root` is the root of the file system, another one in tests."""
         self._file = next((file for file in _counting_files(root) if _count(file) is not None), None)
         self._claimed = self._total()
-        self._lock = threading.Lock()
 
     def claim(self, pid: int) -> bool:
         """Whether there was a kill that no other death has claimed."""
-        with self._lock:
-            if self._total() <= self._claimed:
-                return False
-            self._claimed += 1
-            return True
+        if self._total() <= self._claimed:
+            return False
+        self._claimed += 1
+        return True
 
     def _total(self) -> int:
         return (_count(self._file) if self._file is not None else None) or 0
@@ -57,6 +56,8 @@ class CgroupCount:
 
 class JetsamReports:
     """The reports that macOS writes when it ends processes for want of memory (not run)."""
+
+    waits_for_disk = True
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

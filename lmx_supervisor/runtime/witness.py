@@ -33,10 +33,14 @@ class Witness:
         """The observation with everything that is known about it."""
         try:
             if seen.signal_number == signal.SIGKILL:
-                return replace(seen, oom_confirmed=await self._calls.run(lambda: self._oom.claim(pid)))
+                return replace(seen, oom_confirmed=await self._was_killed_for_memory(pid))
             if seen.signal_number == signal.SIGBUS and sizes_at_load is not None:
                 sizes = await sizes_at_load
                 return replace(seen, model_truncated=await self._calls.run(lambda: has_shrunk(sizes)))
         except Refusal:
             return seen
         return seen
+
+    async def _was_killed_for_memory(self, pid: int) -> bool:
+        # A thread costs milliseconds on a busy machine, and clients are waiting to hear of the death.
+        return await self._calls.run(lambda: self._oom.claim(pid)) if self._oom.waits_for_disk else self._oom.claim(pid)
