@@ -44,6 +44,7 @@ class RequestsJudge:
         self._crashes = crashes
         self._states: dict[str, WorkerState] = {}
         self._waiting_before: dict[str, int] = {}
+        self._is_unload = False
         self.asked: dict[str, Asked] = {}
         self.open: dict[str, Asked] = {}
 
@@ -63,6 +64,7 @@ class RequestsJudge:
 
     def after(self, event: e.Event, actions: list[a.Action], now: float) -> None:
         """Judge what the core did about it."""
+        self._is_unload = isinstance(event, e.UnloadWanted)
         said = event if isinstance(event, e.Said) and isinstance(event.message, StepEvents) else None
         from_worker = {id(one): said.incarnation for one in said.message.events} if said is not None else {}
         for action in actions:
@@ -139,7 +141,7 @@ class RequestsJudge:
         if event.code is ErrorCode.WORKER_LOST:
             allowed = state is WorkerState.FAILED or (bool(asked.leases) and not self._lives(asked.leases[-1]))
         elif event.code is ErrorCode.MODEL_NOT_FOUND:
-            allowed = before in gone or state in gone
+            allowed = before in gone or state in gone or self._is_unload
         elif event.code is ErrorCode.MODEL_UNSTABLE:
             allowed = state is WorkerState.QUARANTINED
         elif event.code is ErrorCode.REQUEST_CRASHES_MODEL:
