@@ -75,7 +75,8 @@ async def running_service(
     config = loaded.config
     directory = models_directory(config, home)
     directory.mkdir(parents=True, exist_ok=True)
-    catalog = Catalog(directory, {**config.models.paths, **extra_paths}, RegisteredModels.read(home))
+    registered = RegisteredModels.read(home)
+    catalog = Catalog(directory, {**config.models.paths, **extra_paths}, registered)
     archive = CrashArchive(home / "crashes")
     run_dir = RunDir()
     try:
@@ -102,7 +103,8 @@ async def running_service(
                 crashes=archive,
                 redaction=redaction,
             )
-            _tell_what_was_set_aside(supervisor, past)
+            for found in (past.state, past.registry, registered.found):
+                _tell_if_set_aside(supervisor, found.problem, found.set_aside)
             yield Running(service, supervisor)
             clean = True
         finally:
@@ -130,10 +132,9 @@ def _nothing_wanted(loaded: LoadedConfig) -> bool:
     return for_this_start and not loaded.config.models.auto_load
 
 
-def _tell_what_was_set_aside(supervisor: Supervisor, past: _Past) -> None:
-    for found in (past.state, past.registry):
-        if found.problem is not None:
-            supervisor.tell("file_set_aside", problem=found.problem, now_at=str(found.set_aside), alarming=True)
+def _tell_if_set_aside(supervisor: Supervisor, problem: str | None, set_aside: Path | None) -> None:
+    if problem is not None:
+        supervisor.tell("file_set_aside", problem=problem, now_at=str(set_aside), alarming=True)
 
 
 def _applying_to(supervisor: Supervisor, redaction: Redaction) -> Callable[[Config], None]:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -26,6 +25,7 @@ from lmx_supervisor.config.load import LoadedConfig, load_config
 from lmx_supervisor.config.redact import secret_values
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.refusal import Refusal
+from lmx_supervisor.early_stop import STOP_SIGNALS
 from lmx_supervisor.gateway.app import create_app
 from lmx_supervisor.gateway.listener import serve_http
 from lmx_supervisor.host import running_service
@@ -40,7 +40,6 @@ from lmx_supervisor.runtime.supervisor import Supervisor
 log = logging.getLogger("lmx.serve")
 
 _FAILED = 1
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,8 +55,6 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def run(options: ServeOptions) -> int:
     """Serve until stopped; returns the exit code."""
-    for number in _STOP_SIGNALS:
-        signal.signal(number, _leave)
     os.umask(0o077)
     home = home_directory()
     try:
@@ -156,7 +153,7 @@ class _StopSignals:
         self.asked = asyncio.Event()
         self.supervisor: Supervisor | None = None
         self._received = 0
-        for number in _STOP_SIGNALS:
+        for number in STOP_SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, self._receive)
 
     def _receive(self) -> None:
@@ -167,11 +164,6 @@ class _StopSignals:
             self.supervisor.shorten_drain(limits.DRAIN_SECOND_SIGNAL_SECONDS)
         else:
             os._exit(_FAILED)
-
-
-def _leave(*_: object) -> None:
-    """For a signal that comes before the loop runs: nothing was started, so nothing has to be stopped."""
-    raise SystemExit(0)
 
 
 def _url_of(listener: socket.socket) -> str:

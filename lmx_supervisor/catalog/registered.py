@@ -7,7 +7,7 @@ from pathlib import Path
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_supervisor.core.refusal import Refusal
-from lmx_supervisor.runtime.atomic_file import Document, FileWriteError, read_document, write_document
+from lmx_supervisor.runtime.atomic_file import Document, FileWriteError, ReadDocument, read_document, write_document
 
 _log = logging.getLogger(__name__)
 
@@ -23,16 +23,17 @@ class _Registrations(Document, frozen=True, kw_only=True, forbid_unknown_fields=
 class RegisteredModels:
     """Id → path, in memory and on disk. Thread-safe; `read` and `add` block on the disk."""
 
-    def __init__(self, file: Path, models: dict[str, str]) -> None:
+    def __init__(self, file: Path, found: ReadDocument[_Registrations]) -> None:
+        self.found = found
+        """What the file turned out to be at the start."""
         self._file = file
-        self._models = models
+        self._models = dict(found.document.models) if found.document else {}
         self._writing = threading.Lock()
 
     @classmethod
     def read(cls, home: Path) -> "RegisteredModels":
         """What the home knows; an unusable file is set aside with a warning and nothing is registered."""
-        document = read_document(home / FILE_NAME, _Registrations).document
-        return cls(home / FILE_NAME, dict(document.models) if document else {})
+        return cls(home / FILE_NAME, read_document(home / FILE_NAME, _Registrations))
 
     def paths(self) -> dict[str, str]:
         """All registrations at this moment."""

@@ -40,6 +40,11 @@ def code_of(server: LiveServer, model_id: str, **order: Any) -> str | None:
     return None if response.status_code == 200 else response.json()["error"]["code"]
 
 
+def streamed(model_id: str) -> dict[str, Any]:
+    """The body of a streamed chat completion."""
+    return {"model": model_id, "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+
+
 def listed(server: LiveServer, model_id: str) -> dict[str, Any]:
     """The entry of a model in GET /admin/models; empty when it has none."""
     models = server.http.get("/admin/models").json()["loaded"]
@@ -195,6 +200,23 @@ def test_a_stop_before_the_start_has_completed_is_clean(serve: Serve) -> None:
     assert state_of(server)["last_clean_shutdown"] is True
 
 
+def test_a_kill_in_the_middle_of_a_stop_is_no_clean_stop(serve: Serve) -> None:
+    """What was loaded when the stop began is brought back: the stop has not come to its end."""
+    server = serve()
+    server.load(server.script("m", "answers: [{pieces: [x], tokens: 1000, token_seconds: 0.1}]"))
+    until_state(server, lambda state: state["loaded_models"] == ["m"])
+    with server.http.stream("POST", "/v1/chat/completions", json=streamed("m")) as response:
+        lines = response.iter_lines()
+        next(lines)
+        assert server.process is not None
+        server.process.terminate()
+        wait_until(lambda: '"draining"' in server.log(), WRITTEN_SECONDS, "the drain")
+        server.kill()
+    server.start()
+
+    server.wait_for_state("m", "ready")
+
+
 def test_a_disk_that_takes_no_writes_stops_nothing(serve: Serve) -> None:
     """Loads and answers go on, it is told once, and the file is true again with the first change after the repair."""
     server = serve()
@@ -217,11 +239,11 @@ def test_a_disk_that_takes_no_writes_stops_nothing(serve: Serve) -> None:
 
 
 def test_unusable_files_are_set_aside_and_the_start_is_fresh(serve: Serve) -> None:
-    """Both files are kept as evidence, operators are told, and the service is as if it had never run."""
+    """Every file is kept as evidence, operators are told, and the service is as if it had never run."""
     server = serve()
     server.load(server.script("m"))
     server.kill()
-    names = ("runtime-state.json", "compatibility-registry.json")
+    names = ("runtime-state.json", "compatibility-registry.json", "registered-models.json")
     for name in names:
         (server.home / name).write_text('{"schema": 1, "loaded_mod')
     server.start()

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lmx_supervisor.early_stop import leave_when_asked
+
 app = typer.Typer(add_completion=False)
 
 
@@ -36,7 +38,8 @@ def serve(
     ] = None,
 ) -> None:
     """Start the server; Ctrl-C or SIGTERM stops it after the running requests have ended."""
-    # Not at the top: listing the commands for --help must not import the whole service.
+    leave_when_asked()
+    # Not at the top: listing the commands for --help must not import the whole service, and that is most of a start.
     from lmx_supervisor.serve import ServeOptions, run
 
     given = {"server.host": host, "server.port": port, "logging.level": log_level and log_level.upper()}
