@@ -2,10 +2,13 @@
 
 import json
 import os
+import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from tests.support.live import LiveServer, wait_until
 
@@ -23,6 +26,7 @@ SHORT_ANSWER = "all is well"
 
 CRASH_DETECTION_SECONDS = 0.05
 WARM_RESTART_SECONDS = 1.5
+_DEATH_SECONDS = 60.0
 
 
 def talker(server: LiveServer, model_id: str = "victim", faults: str = "") -> str:
@@ -86,6 +90,27 @@ def chat_text(server: LiveServer, model_id: str, prompt: str = "hello") -> str:
     response = server.chat(model_id, prompt)
     assert response.status_code == 200, response.text
     return str(response.json()["choices"][0]["message"]["content"])
+
+
+class Deathwatch:
+    """Notes the wall clock when a process ends, as the kernel tells it: a witness beside the supervisor."""
+
+    def __init__(self, pid: int) -> None:
+        self.at_unix_seconds = 0.0
+        self._descriptor = os.pidfd_open(pid)
+        self._thread = threading.Thread(target=self._watch, name="deathwatch")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._thread.join()
+        os.close(self._descriptor)
+
+    def _watch(self) -> None:
+        select.select([self._descriptor], [], [], _DEATH_SECONDS)
+        self.at_unix_seconds = time.time()
 
 
 def _pieces(payloads: list[str]) -> Iterator[str]:

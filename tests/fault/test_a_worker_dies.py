@@ -11,6 +11,7 @@ from tests.fault.acts import (
     LONG,
     SHORT_ANSWER,
     WARM_RESTART_SECONDS,
+    Deathwatch,
     chat_text,
     ended_as_lost,
     error_code,
@@ -60,14 +61,17 @@ def test_f01_kill_9_of_the_demo_model(world: World) -> None:
     server.wait_for_state(model, "ready", seconds=60)
     wait_for_warm_spare(server)
     killed: list[float] = []
-    payloads = stream_until(
-        server, model, "Count to one hundred.", 5, lambda: killed.append(signal_worker(server, model)), max_tokens=400
-    )
+    with Deathwatch(server.worker(model)["pid"]) as death:
+        payloads = stream_until(
+            server, model, "Count to one hundred.", 5, lambda: killed.append(signal_worker(server, model)), max_tokens=400
+        )
     exited = wait_told(server, "worker_exited", model_id=model)
     back = wait_told(server, "model_loaded", model_id=model, count=2)
 
     assert ended_as_lost(payloads)
-    world.measure("crash detection, real", exited.at_unix_seconds - killed[0], "s", CRASH_DETECTION_SECONDS)
+    # The kernel first takes the weights out of memory, on a busy machine for a tenth of a second; only then is it a death.
+    world.measure("kill to death, demo model", death.at_unix_seconds - killed[0], "s")
+    world.measure("crash detection, demo model", exited.at_unix_seconds - death.at_unix_seconds, "s", CRASH_DETECTION_SECONDS)
     world.measure("restart to READY, demo model", back.at_unix_seconds - killed[0], "s", WARM_RESTART_SECONDS)
     world.expect_crash("oom_suspected")
 

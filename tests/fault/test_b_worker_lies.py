@@ -17,13 +17,15 @@ from tests.support.server_log import told, wait_told
 from tests.support.world import World
 
 SUPERVISOR_GROWTH_BYTES = 64 * 1024**2
-FLOOD = """
+FLOOD_TOKENS = 1_000_000
+FLOOD = f"""
+context_length: {FLOOD_TOKENS + 1000}
 answers:
   - contains: "flood"
     pieces: ["0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789"]
-    tokens: 1000000
+    tokens: {FLOOD_TOKENS}
   - pieces: ["all is well"]
-faults: [{when: request, contains: "be greedy", do: ignore_credit}]
+faults: [{{when: request, contains: "be greedy", do: ignore_credit}}]
 """
 
 
@@ -114,11 +116,11 @@ def test_f27_a_worker_that_ignores_its_credit(world: World) -> None:
     """A hundred megabytes of text for a client that does not read: the credit is checked, not trusted."""
     server = world.serve()
     server.script("victim", FLOOD)
-    server.load("victim")
+    server.load("victim", max_context_length=FLOOD_TOKENS + 1000)
     assert chat_text(server, "victim", "be greedy from now on") == "all is well"
     with world.bystander():
         before_bytes = peak_bytes = _resident_bytes(server)
-        body = server.chat_body("victim", "flood me", stream=True, max_tokens=1_000_000)
+        body = server.chat_body("victim", "flood me", stream=True, max_tokens=FLOOD_TOKENS)
         with server.http.stream("POST", "/v1/chat/completions", json=body) as response:
             assert response.status_code == 200
 
