@@ -44,7 +44,7 @@ def _check(broken: list[str], server: LiveServer, *rules: Callable[[LiveServer],
     for rule in rules:
         try:
             broken.extend(rule(server))
-        except (AssertionError, httpx.HTTPError, psutil.Error, ValueError, KeyError, OSError) as error:
+        except (AssertionError, httpx.HTTPError, psutil.Error, RuntimeError, ValueError, KeyError, OSError) as error:
             broken.append(f"{rule.__name__} could not be checked: {type(error).__name__}: {error}")
 
 

@@ -57,6 +57,7 @@ class LiveServer:
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
         (self.home / "models").mkdir(exist_ok=True)
+        self.log_path = self.home / "server.log"
         self.url = ""
         self.process: subprocess.Popen[bytes] | None = None
         self.was_killed = False
@@ -73,7 +74,6 @@ class LiveServer:
         self.close()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LMX_")}
         environment |= {"LMX_HOME": str(self.home), **self.environment}
-        self.log_path = self.home / "server.log"
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, sys.executable, "-m", "lmx_supervisor", "serve", "--port", "0", *self.arguments],
