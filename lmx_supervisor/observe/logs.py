@@ -165,6 +165,10 @@ class _PrivateFile(RotatingFileHandler):
         self._complaints_to = complaints_to
         self._complained_at = -limits.LOG_COMPLAINT_SECONDS
 
+    def createLock(self) -> None:  # noqa: N802 - the base class's name
+        """No lock, as for the terminal: at exit nobody may wait for a disk that does not answer."""
+        self.lock = None
+
     def _open(self) -> TextIOWrapper:
         path = Path(self.baseFilename)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
