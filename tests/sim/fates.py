@@ -67,7 +67,7 @@ _MOMENTS_OF = {
     Deed.LOAD_FOREVER: (Moment.LOADING,),
     Deed.CANARY_EMPTY: (Moment.CANARY,),
     Deed.CANARY_FAILED: (Moment.CANARY,),
-    Deed.LIE: (*SERVING_MOMENTS, Moment.LOADING, Moment.CANARY),
+    Deed.LIE: (*SERVING_MOMENTS, Moment.PREFILL, Moment.TEXT, Moment.LOADING, Moment.CANARY),
 }
 _DEEDS = (
     *(Deed.DIE,) * 8,
@@ -136,7 +136,7 @@ def draw_fate(rng: random.Random, misfortune: float) -> Fate:
         deed=deed,
         moment=rng.choice(moments),
         countdown=rng.choice((0, 0, 1, 2, 5, 12)) if moments is not ANY_MOMENT else 0,
-        lie=rng.choice(tuple(Lie)),
+        lie=rng.choice((*Lie, Lie.GAP, Lie.GAP, Lie.REPEAT)),
         death=rng.choice(DEATHS),
         ignores_shutdown=rng.random() < 0.15,
         unkillable_seconds=rng.choice((0.0,) * 12 + (5.0,)),

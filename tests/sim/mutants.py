@@ -43,6 +43,11 @@ def _forget_replays(serving: Serving, slot: Slot, incarnation: Incarnation, **_:
         entry.replays = 0
 
 
+def _forget_text(serving: Serving, slot: Slot, incarnation: Incarnation, **_: Any) -> None:
+    for entry in serving._state.ledger.of_incarnation(incarnation.name):
+        entry.delivered_text = False
+
+
 def _believe_any_seq(serving: Serving, slot: Slot, incarnation: Incarnation, message: Any, now: float) -> None:
     for event in message.events:
         entry = serving._state.ledger.get(event.request_id)
@@ -84,6 +89,7 @@ _capacity = Slot.capacity
 
 MUTANTS: dict[str, tuple[Planter, str]] = {
     "a request is replayed without limit": (_around(Serving, "worker_lost", _forget_replays), "was leased 3 times"),
+    "a request is replayed after its first text": (_around(Serving, "worker_lost", _forget_text), "after its first text"),
     "a doomed worker gets requests": (_instead(Incarnation, "takes_work", property(lambda _: True)), "doomed"),
     "a failure is told twice": (_instead(Serving, "_deliver_failed", _end_twice), "after its end"),
     "a success is made up": (_instead(Serving, "_deliver_failed", _make_up_success), "made up"),

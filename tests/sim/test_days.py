@@ -7,7 +7,7 @@ from tests.sim.mutants import MUTANTS
 from tests.sim.regressions import SEEDS
 
 DAYS = 1000
-SEEDS_TO_FIND_A_BUG = 100
+SEEDS_TO_FIND_A_BUG = 500
 
 
 def test_a_thousand_days_keep_every_promise() -> None:
@@ -49,7 +49,7 @@ def test_a_seed_is_a_day() -> None:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The simulation can fail: it sees each of these bugs within a hundred days, and says what it is."""
+    """The simulation can fail: it sees each of these bugs within a few hundred days, most on the first, and says what it is."""
     plant, says = MUTANTS[name]
     plant(monkeypatch)
     failures = []
