@@ -5,26 +5,21 @@ The whole service runs on the test's loop, with real workers; the faults are put
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from lmx_protocol.messages import Cancelled, Failed, Finished, GenerateRequest, Message, Text
-from lmx_supervisor.config.load import load_config
+from lmx_protocol.messages import Failed, Finished
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.fleet import Fleet
-from lmx_supervisor.core.service import LoadOrder, Origin
-from lmx_supervisor.host import Running, running_service
-from lmx_supervisor.observe.log_format import Redaction
+from lmx_supervisor.core.service import Origin
 from lmx_supervisor.runtime.worker_process import WorkerProcess
+from tests.support.inside import COUNTED_WORDS, ask, request, service
 from tests.support.world import World
 
 BLOCKED_SECONDS = 7.0
 DEADLINE_SECONDS = 2.0
 ANSWER_SECONDS = 6.0
-COUNTING = "answers: [{pieces: ['on ', 'and '], tokens: 200, token_seconds: 0.02}]"
 
 
 @pytest.mark.fault("F37", "a blocked loop extends deadlines like a sleep: nobody is killed, and the lag is on record")
@@ -32,11 +27,10 @@ async def test_f37_a_blocked_loop_kills_nobody(world: World, tmp_path: Path) -> 
     """The loop stands still for longer than every deadline while a model generates: same worker, whole answer, lag known."""
     deadlines = ("BEAT_DEAD", "PROGRESS_STALL", "HELLO")
     environment = {f"LMX_SUPERVISION__{name}_SECONDS": str(DEADLINE_SECONDS) for name in deadlines}
-    async with _service(
-        tmp_path, environment | {"LMX_SUPERVISION__BEAT_SUSPECT_SECONDS": "1", "LMX_SUPERVISION__BEAT_INTERVAL_SECONDS": "0.5"}
-    ) as running:
+    environment |= {"LMX_SUPERVISION__BEAT_SUSPECT_SECONDS": "1", "LMX_SUPERVISION__BEAT_INTERVAL_SECONDS": "0.5"}
+    async with service(tmp_path, **environment) as running:
         worker_before = running.service.fleet().worker("m")
-        answer = asyncio.create_task(_ask(running, "r1"))
+        answer = asyncio.create_task(ask(running, "r1"))
         await asyncio.sleep(0.1)
         time.sleep(BLOCKED_SECONDS)  # noqa: ASYNC251 - the fault itself
         said, end = await asyncio.wait_for(answer, ANSWER_SECONDS)
@@ -44,7 +38,7 @@ async def test_f37_a_blocked_loop_kills_nobody(world: World, tmp_path: Path) -> 
         lag_seconds = running.service.status().loop_lag_max_seconds
 
     assert isinstance(end, Finished)
-    assert len(said.split()) == 200
+    assert len(said.split()) == COUNTED_WORDS
     assert worker_before is not None and worker_after is not None
     assert (worker_after.pid, worker_after.restarts) == (worker_before.pid, 0)
     assert lag_seconds >= BLOCKED_SECONDS - 1
@@ -56,13 +50,13 @@ async def test_f38_a_failed_decision_does_not_end_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One event makes the core raise; the next request of another client is answered as always."""
-    async with _service(tmp_path) as running:
+    async with service(tmp_path) as running:
         _raise_once(monkeypatch, e.RequestCancelled)
-        running.service.submit(_request("r1"), Origin()).cancel()
-        said, end = await asyncio.wait_for(_ask(running, "r2"), ANSWER_SECONDS)
+        running.service.submit(request("r1"), Origin()).cancel()
+        said, end = await asyncio.wait_for(ask(running, "r2"), ANSWER_SECONDS)
 
     assert isinstance(end, Finished)
-    assert len(said.split()) == 200
+    assert len(said.split()) == COUNTED_WORDS
     assert "core_failed" in caplog.text
 
 
@@ -70,9 +64,9 @@ async def test_f38_a_failed_decision_does_not_end_the_loop(
 @pytest.mark.fault("F38", "a request whose decision failed gets its end all the same")
 async def test_f38_a_request_the_core_failed_on_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The core raises on the arrival of a request: its client is told, and does not wait for ever."""
-    async with _service(tmp_path) as running:
+    async with service(tmp_path) as running:
         _raise_once(monkeypatch, e.RequestArrived)
-        _, end = await asyncio.wait_for(_ask(running, "r1"), ANSWER_SECONDS)
+        _, end = await asyncio.wait_for(ask(running, "r1"), ANSWER_SECONDS)
 
     assert isinstance(end, Failed)
 
@@ -81,7 +75,7 @@ async def test_f38_a_request_the_core_failed_on_ends(tmp_path: Path, monkeypatch
 @pytest.mark.fault("F38", "an exception in the execution of a decision costs that model's worker, not the loop")
 async def test_f38_a_failed_execution_does_not_end_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sending to a worker raises once: the request ends, and the next one is answered."""
-    async with _service(tmp_path) as running:
+    async with service(tmp_path) as running:
         send, failures = WorkerProcess.send, iter([OSError(5, "injected")])
 
         def failing_once(process: WorkerProcess, message: object) -> None:
@@ -91,21 +85,10 @@ async def test_f38_a_failed_execution_does_not_end_the_loop(tmp_path: Path, monk
 
         with monkeypatch.context() as patched:
             patched.setattr(WorkerProcess, "send", failing_once)
-            await asyncio.wait_for(_ask(running, "r1"), ANSWER_SECONDS)
-        _, end = await asyncio.wait_for(_ask(running, "r2"), ANSWER_SECONDS)
+            await asyncio.wait_for(ask(running, "r1"), ANSWER_SECONDS)
+        _, end = await asyncio.wait_for(ask(running, "r2"), ANSWER_SECONDS)
 
     assert isinstance(end, Finished)
-
-
-@asynccontextmanager
-async def _service(home: Path, environment: dict[str, str] | None = None) -> AsyncIterator[Running]:
-    """A whole service on this loop, with the model `m` loaded."""
-    (home / "models").mkdir()
-    (home / "models" / "m.script.yaml").write_text(COUNTING)
-    loaded = load_config(file=None, flags={}, environ={"LMX_SERVER__DRAIN_SECONDS": "1", **(environment or {})}, home=home)
-    async with running_service(loaded, home, {}, Redaction(())) as running:
-        await running.service.load(LoadOrder(model_id="m"))
-        yield running
 
 
 def _raise_once(monkeypatch: pytest.MonkeyPatch, kind: type[e.Event]) -> None:
@@ -119,16 +102,3 @@ def _raise_once(monkeypatch: pytest.MonkeyPatch, kind: type[e.Event]) -> None:
         return handle(fleet, event, now)
 
     monkeypatch.setattr(Fleet, "handle", failing_once)
-
-
-def _request(request_id: str) -> GenerateRequest:
-    return GenerateRequest(request_id=request_id, model_id="m", messages=(Message(role="user", content="go"),))
-
-
-async def _ask(running: Running, request_id: str) -> tuple[str, object]:
-    """The text of an answer and its terminal event."""
-    answer = running.service.submit(_request(request_id), Origin())
-    said = ""
-    while not isinstance(event := await answer.next_event(), Finished | Failed | Cancelled):
-        said += event.text if isinstance(event, Text) else ""
-    return said, event
