@@ -8,7 +8,7 @@ from lmx_protocol.messages import GenerateRequest, ModelSpec
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.exit_reason import ExitReason, Verdict
-from tests.sim.worker import POISON, REFUSED
+from tests.sim.job import POISON, REFUSED
 from tests.sim.world import World
 
 _MISSING = (WorkerState.FAILED, WorkerState.QUARANTINED)

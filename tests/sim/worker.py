@@ -7,7 +7,6 @@ grace. What it emitted for a request is what the judge compares the client's ans
 import random
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from lmx_protocol.errors import ErrorCode, ExitCode
 from lmx_protocol.messages import (
@@ -41,35 +40,12 @@ from lmx_supervisor.core.actions import WorkerSignal
 from lmx_supervisor.core.exit_reason import ExitObservation
 from tests.sim.agenda import Agenda
 from tests.sim.fates import GOOD_FOOTPRINT_BYTES, POISON_DEATH, Deed, Fate, Lie, Moment
+from tests.sim.job import CANARY, REFUSED, Job, Testimony, job_of
+from tests.sim.lies import false_words
 
-POISON = "poison"
-REFUSED = "refused"
 _CHUNK_TOKENS = 64
 _LOAD_FRAMES = 3
 _SIGNALLED = {WorkerSignal.ABORT: ExitObservation(signal_number=6), WorkerSignal.KILL: ExitObservation(signal_number=9)}
-
-
-@dataclass(slots=True)
-class Job:
-    """One request in the worker."""
-
-    request_id: str
-    prompt: str
-    prompt_tokens: int
-    texts: int
-    dies_at_text: int | None
-    seq: int = 0
-    prefilled: int = 0
-    emitted: list[str] = field(default_factory=list)
-    cancelled: bool = False
-
-
-@dataclass(slots=True)
-class Testimony:
-    """What a worker really said about a request."""
-
-    texts: list[str] = field(default_factory=list)
-    end: AnyRequestEvent | None = None
 
 
 class SimWorker:
@@ -238,11 +214,7 @@ class SimWorker:
 
     def _accept(self, message: Generate) -> None:
         request = message.request
-        prompt = request.prompt or "canary"
-        number = zlib.crc32(prompt.encode())
-        job = Job(request.request_id, prompt, 1 + number % 200, 1 + number % 5, None)
-        if prompt.startswith(POISON):
-            job.dies_at_text = number % job.texts
+        job = job_of(request)
         assert job.request_id not in self.testimony, f"{job.request_id} was sent twice to {self.name}"
         self.testimony[job.request_id] = Testimony()
         self._waiting.append(job)
@@ -285,7 +257,7 @@ class SimWorker:
             return Prefill(**identity, done_tokens=job.prefilled, prompt_tokens=job.prompt_tokens)
         if job.prompt.startswith(REFUSED):
             return self._end(job, Failed(**identity, code=ErrorCode.CONTEXT_LENGTH_EXCEEDED, message="too long"))
-        if job.prompt == "canary":
+        if job.prompt == CANARY:
             return self._answer_canary(job)
         if job.dies_at_text == len(job.emitted):
             self._die(POISON_DEATH)
@@ -383,29 +355,12 @@ class SimWorker:
     def _lie(self) -> None:
         if not self.alive:
             return
-        job = next(iter(self._running.values()), None)
-        lie = self.fate.lie
-        if lie is Lie.GARBAGE:
+        if self.fate.lie is Lie.GARBAGE:
             self.told_garbage = True
             self._tell_garbage(self)
-        elif lie is Lie.SECOND_LOADED and self._said_loaded:
-            self._say_falsely(self._loaded_message())
-        elif lie is Lie.SECOND_HELLO:
-            self._say_falsely(Hello(protocol=PROTOCOL_VERSION, incarnation=self.name, pid=1, backend=self.backend))
-        elif lie is Lie.FOREIGN_HELLO:
-            self._say_falsely(Hello(protocol=PROTOCOL_VERSION, incarnation="another", pid=1, backend=self.backend))
-        elif lie is Lie.GAP and job is not None:
-            self._say_of(job, job.seq + 1)
-        elif lie is Lie.REPEAT and job is not None and job.seq > 0:
-            self._say_of(job, job.seq - 1)
-        elif lie is Lie.AFTER_END and self._last_ended is not None:
-            self._say_falsely(StepEvents(events=(self._last_ended,)))
-        else:
-            self._say_falsely(StepEvents(events=(Text(request_id="stranger", text="?"),)))
-
-    def _say_falsely(self, message: FromWorker) -> None:
-        self.lies.append(message)
-        self._say(message)
-
-    def _say_of(self, job: Job, seq: int) -> None:
-        self._say_falsely(StepEvents(events=(Text(request_id=job.request_id, seq=seq, text="?"),)))
+            return
+        job = next(iter(self._running.values()), None)
+        loaded = self._loaded_message() if self._said_loaded else None
+        lie = false_words(self.fate.lie, self.name, job=job, loaded=loaded, last_ended=self._last_ended)
+        self.lies.append(lie)
+        self._say(lie)

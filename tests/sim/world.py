@@ -36,7 +36,7 @@ class World:
         self.agenda = Agenda(START_AT)
         self.fleet = Fleet(f"sim{scenario.seed}", scenario.policy)
         self.workers: dict[str, SimWorker] = {}
-        self.judge = Judge(self.fleet, self.workers, scenario.tick_seconds)
+        self.judge = Judge(self.fleet, self.workers)
         self.calm = False
         self.stopped = False
         self.events_handled = 0

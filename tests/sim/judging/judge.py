@@ -20,7 +20,7 @@ _REST = SERVING | {WorkerState.QUARANTINED, WorkerState.FAILED}
 class Judge:
     """Raises `BrokenPromiseError` at the first event after which a promise is broken."""
 
-    def __init__(self, fleet: Fleet, workers: dict[str, SimWorker], tick_seconds: float) -> None:
+    def __init__(self, fleet: Fleet, workers: dict[str, SimWorker]) -> None:
         clock = self._clock = AwakeClock()
         self._fleet = fleet
         self._stopped_told = 0
@@ -28,7 +28,7 @@ class Judge:
         self._crashes = CrashRecord(fleet, clock)
         self._workers = WorkersJudge(fleet, workers, clock)
         self._requests = RequestsJudge(fleet, workers, clock, self._crashes)
-        self._restarts = RestartsJudge(fleet, clock, tick_seconds)
+        self._restarts = RestartsJudge(fleet, clock)
         self._orders = OrdersJudge()
 
     def before(self, event: e.Event, now: float) -> None:

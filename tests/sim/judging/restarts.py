@@ -39,10 +39,9 @@ class Record:
 class RestartsJudge:
     """Counts failures and compares."""
 
-    def __init__(self, fleet: Fleet, clock: AwakeClock, tick_seconds: float) -> None:
+    def __init__(self, fleet: Fleet, clock: AwakeClock) -> None:
         self._fleet = fleet
         self._clock = clock
-        self._tick_seconds = tick_seconds
         self._records: dict[str, Record] = {}
         self._before: dict[str, tuple[WorkerState, bool, str | None]] = {}
 
