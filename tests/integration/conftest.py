@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.plugins.leaks import nothing_leaks  # noqa: F401 - an autouse fixture
 from tests.support.live import LiveServer
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.orphans import adopted_orphans
+
 _SETTLE_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
 
@@ -54,6 +56,7 @@ def nothing_leaks() -> Iterator[None]:
     deadline = time.monotonic() + _SETTLE_SECONDS
     while (surplus := Holdings.of_this_process().more_than(before)) and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)
+        adopted_orphans(frozenset())  # the dead among them are reaped, and no leak
     assert not surplus, f"the test left behind {surplus}"
 
 
