@@ -29,8 +29,17 @@ faults: [{{when: request, contains: "be greedy", do: ignore_credit}}]
 """
 
 
-@pytest.mark.parametrize("lie", ["garbage", "foreign_request", "second_hello"])
-@pytest.mark.fault("F23", "that worker is killed, its clients are told, and nobody else notices")
+UNTRUSTED = "that worker is killed, its clients are told, and nobody else notices"
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        pytest.param("garbage", marks=pytest.mark.fault("F23", UNTRUSTED)),
+        pytest.param("foreign_request", marks=pytest.mark.fault("F24", UNTRUSTED)),
+        pytest.param("second_hello", marks=pytest.mark.fault("F24", UNTRUSTED)),
+    ],
+)
 def test_f23_f24_what_no_worker_may_say(world: World, lie: str) -> None:
     """Bytes that are no message, text for a request nobody made, a second Hello: it cannot be trusted any further."""
     server = world.serve()
