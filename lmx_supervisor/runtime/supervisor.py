@@ -240,9 +240,10 @@ class Supervisor:
     def _send(self, action: a.Send) -> None:
         if isinstance(action.message, Generate):
             request_id = action.message.request.request_id
-            self._leases[request_id] = action.incarnation
             answer = self._answers.get(request_id)
+            # A canary has none, and no delivery would ever end its lease.
             if answer is not None:
+                self._leases[request_id] = action.incarnation
                 answer.leased(action.message.credit_frames, action.message.credit_bytes)
         process = self._processes.get(action.incarnation)
         if process is not None:
