@@ -53,6 +53,7 @@ def test_f32_a_restart_right_after_a_kill_serves_again(world: World) -> None:
     server.load("m")
     before, old_run_dir = server.chat("m").json()["choices"], server.run_dir
     assert old_run_dir is not None
+    wait_until(lambda: '"m"' in (server.home / "runtime-state.json").read_text(), 5.0, "the load to be written down")
     server.kill()
     restarted_at = time.monotonic()
     server.start()
