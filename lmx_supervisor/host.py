@@ -106,7 +106,7 @@ async def running_service(
             for found in (past.state, past.registry, registered.found):
                 _tell_if_set_aside(supervisor, found.problem, found.set_aside)
             yield Running(service, supervisor)
-            clean = True
+            clean = not supervisor.unsound.is_set()
         finally:
             await supervisor.drain(live.config.server.drain_seconds)
             await registry.close()

@@ -74,12 +74,11 @@ def run(options: ServeOptions) -> int:
         close_logging = setup_logging(loaded.config.logging, redaction)
         try:
             with listener:
-                asyncio.run(_serve(loaded, home, listener, paths, redaction))
+                return asyncio.run(_serve(loaded, home, listener, paths, redaction))
         except RunDirError as error:
             return _refuse(error)
         finally:
             close_logging()
-    return 0
 
 
 def _refuse(error: Exception | str) -> int:
@@ -109,9 +108,8 @@ def _bind(config: Config) -> socket.socket:
     return listener
 
 
-async def _serve(
-    loaded: LoadedConfig, home: Path, listener: socket.socket, paths: dict[str, str], redaction: Redaction
-) -> None:
+async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, paths: dict[str, str], redaction: Redaction) -> int:
+    """Serve until somebody asks us to stop (0), or our own decisions fail again and again (1: start us afresh)."""
     config = loaded.config
     url = _url_of(listener)
     setproctitle.setproctitle(f"opta_lmx: serving {url}")
@@ -132,9 +130,10 @@ async def _serve(
             wanted = tuple(dict.fromkeys((*config.models.auto_load, *paths)))
             loading = asyncio.create_task(running.service.load_at_start(wanted))
             asked = asyncio.create_task(signals.asked.wait())
-            await asyncio.wait([asked, http], return_when=asyncio.FIRST_COMPLETED)
-            asked.cancel()
-            loading.cancel()
+            unsound = asyncio.create_task(running.supervisor.unsound.wait())
+            await asyncio.wait([asked, unsound, http], return_when=asyncio.FIRST_COMPLETED)
+            for task in (asked, unsound, loading):
+                task.cancel()
             # The HTTP side stays up meanwhile and tells new requests to come back.
             drain_seconds = running.service.config.server.drain_seconds
             log.info("stopping", extra={"drain_seconds": drain_seconds})
@@ -144,6 +143,7 @@ async def _serve(
             await http
             (home / "server.json").unlink(missing_ok=True)
     log.info("stopped")
+    return _FAILED if running.supervisor.unsound.is_set() else 0
 
 
 class _StopSignals:

@@ -41,6 +41,7 @@ class ExitReason(StrEnum):
     EXTERNAL = "external"
     SPAWN_FAILED = "spawn_failed"
     MEMORY_NOT_RECLAIMED = "memory_not_reclaimed"
+    SUPERVISOR_FAILED = "supervisor_failed"
 
 
 NEVER_RESTART = frozenset(

@@ -24,6 +24,7 @@ from lmx_protocol.states import WorkerState
 from lmx_protocol.version import PROTOCOL_VERSION, is_compatible
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.actions import Action, AllStopped
+from lmx_supervisor.core.containment import Containment
 from lmx_supervisor.core.dying import Dying
 from lmx_supervisor.core.exit_reason import ExitObservation, KillCause
 from lmx_supervisor.core.incarnation import Incarnation
@@ -49,6 +50,7 @@ class Fleet:
         self._loading = Loading(self._state, self._roster, self._serving, memory_return)
         self._dying = Dying(self._state, self._roster, self._serving, self._loading, memory_return)
         self._memory = MemoryWatch(self._state, self._roster, self._serving)
+        self._containment = Containment(self._state)
         self._readiness = ReadinessWatch()
         self._drain_until = 0.0
         self._all_stopped_told = False
@@ -107,6 +109,12 @@ class Fleet:
             else:
                 self._loading.drain_slot(slot, self._drain_until, now, "the service is shutting down")
         self._roster.dismiss_unused_spares(now)
+
+    def contain(self, event: e.Event) -> tuple[list[Action], list[str]]:
+        """`handle` raised on this event: end what it was about. Returns what is to be done, and the story that led to it."""
+        story = self._containment.story(event)
+        self._containment.contain(event)
+        return self._state.take_actions(), story
 
     # --- processes ----------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,9 @@ settles.
 import asyncio
 import itertools
 import logging
+import os
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 
@@ -15,9 +17,10 @@ import zmq.asyncio
 
 from lmx_protocol import limits
 from lmx_protocol.messages import Credit, Generate, GenerateRequest, ModelSpec
+from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
-from lmx_supervisor.core.exit_reason import ExitObservation
+from lmx_supervisor.core.exit_reason import ExitObservation, ExitReason, Verdict
 from lmx_supervisor.core.fleet import Fleet
 from lmx_supervisor.core.lasting import Lasting, lasting
 from lmx_supervisor.core.policy import Policy
@@ -61,6 +64,10 @@ class Supervisor:
         self._coroners: list[Callable[[a.Autopsy], None]] = []
         self._listeners: list[Callable[[a.Tell], None]] = []
         self._handling = False
+        self._failures: list[float] = []
+        self._started_at = time.monotonic()
+        self.unsound = asyncio.Event()
+        """Set when our own decisions failed so often that the process should be replaced."""
         self._all_stopped = asyncio.Event()
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         self.loop_lag_seconds = 0.0
@@ -191,10 +198,52 @@ class Supervisor:
         try:
             decided = self._fleet.handle(event, time.monotonic())
         except Exception:
-            log.exception("core_failed", extra={"event": type(event).__name__})
-            decided = self._fleet.state.take_actions()
+            decided, story = self._fleet.contain(event)
+            self._failed("core_failed", event, story)
         for action in decided:
-            self._performers[type(action)](action)
+            try:
+                self._performers[type(action)](action)
+            except Exception as error:
+                self._failed("action_failed", action, [])
+                self._contain_action(action, error)
+
+    def _failed(self, kind: str, about: e.Event | a.Action, story: list[str]) -> None:
+        """A bug of ours: logged with its story. Several in a row mean that the state cannot be trusted any more."""
+        log.exception(kind, extra={"about": type(about).__name__, "story": story})
+        now = time.monotonic()
+        self._failures = [at for at in self._failures if now - at < limits.CORE_FAILURES_WINDOW_SECONDS] + [now]
+        if len(self._failures) == limits.CORE_FAILURES_MAX:
+            self._autopsy(self._own_autopsy(traceback.format_exc(), story))
+            self.unsound.set()
+
+    def _contain_action(self, action: a.Action, error: Exception) -> None:
+        """What an action was for does not happen: its worker is not trusted any further, its request ends."""
+        if isinstance(action, a.Spawn):
+            self.post(e.SpawnFailed(action.incarnation, str(error)))
+        elif isinstance(action, a.Send | a.Signal):
+            self.post(e.Misbehaved(action.incarnation, f"{type(action).__name__} failed: {error}"))
+        elif isinstance(action, a.Deliver):
+            self.post(e.RequestCancelled(action.event.request_id))
+
+    def _own_autopsy(self, stacks: str, story: list[str]) -> a.Autopsy:
+        crash_id = f"{self._run_dir.path.name}-supervisor"
+        text = "the supervisor's own decisions failed several times within a minute; it leaves, to be started afresh"
+        return a.Autopsy(
+            crash_id=crash_id,
+            model_id=None,
+            backend="supervisor",
+            backend_version=None,
+            pid=os.getpid(),
+            state=WorkerState.FAILED,
+            verdict=Verdict(ExitReason.SUPERVISOR_FAILED, text, crash_id),
+            observation=ExitObservation(code=1, crash_head=stacks),
+            uptime_seconds=time.monotonic() - self._started_at,
+            spec=None,
+            facts=None,
+            story=tuple((0.0, line) for line in story),
+            memory_curve=(),
+            requests=(),
+        )
 
     async def _tick(self) -> None:
         due = time.monotonic()
