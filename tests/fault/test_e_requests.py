@@ -11,8 +11,8 @@ import pytest
 
 from lmx_protocol import limits
 from tests.support.bad_bodies import CORPUS, GOOD, MILLION
-from tests.support.live import LiveServer
-from tests.support.wire import Response, Wire, chat_request, request
+from tests.support.live import LiveServer, wait_until
+from tests.support.wire import Response, Wire, chat_request, request, unread_bytes
 from tests.support.world import World
 
 FULL = os.environ.get("LMX_FAULTS_FULL") == "1"
@@ -177,6 +177,8 @@ def test_f58_many_bodies_together(world: World) -> None:
     with Wire(server.url) as first, Wire(server.url) as second:
         for wire in (first, second):
             wire.send(head + large[:-1])
+        wait_until(lambda: unread_bytes(first, second) == 0, 10.0, "both bodies to be read")
+        server.http.get("/healthz")
         refused = ask(server, head + large)
         for wire in (first, second):
             wire.send(large[-1:])

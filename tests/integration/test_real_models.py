@@ -56,7 +56,11 @@ def test_the_demo_model_is_back_by_itself_after_kill_9(
     killed = server.wait_for_state(model, "ready", seconds=60)
     client = client_of(server)
     stream = client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": "Count to one hundred."}], stream=True, max_tokens=400
+        model=model,
+        messages=[{"role": "user", "content": "Write a long and detailed story about three friends on an island."}],
+        temperature=0,
+        stream=True,
+        max_tokens=400,
     )
     with pytest.raises(openai.APIError, match="died while it answered"):
         for number, _ in enumerate(stream):

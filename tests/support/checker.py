@@ -18,12 +18,14 @@ from tests.support.live import LiveServer, wait_until
 
 SETTLE_SECONDS = 5.0
 NEXT_REQUEST_SECONDS = 10.0
+COMING_SECONDS = 30.0
 _LOG_MUST_NOT_SAY = ("Traceback", "never awaited", "Task was destroyed", "core_failed")
 _ZMQ_CONTEXT = Counter({"anon_inode:[eventpoll]": 2, "anon_inode:[eventfd]": 2})
 """What libzmq opens once, with the first worker."""
 _THREADS_ON_DEMAND_MAX = 2 + 2 * min(32, (os.cpu_count() or 1) + 4)
 """The two of libzmq, and the pools of asyncio and the catalog, which grow on demand to a bound."""
 _SERVING = ("ready", "busy")
+_COMING = {"spawning", "loading", "warming", "draining", "crashed", "backoff"}
 
 
 def broken_rules(server: LiveServer) -> list[str]:
@@ -78,7 +80,8 @@ def every_stream_ended_once(server: LiveServer) -> Iterator[str]:
 
 
 def status_tells_the_truth(server: LiveServer) -> Iterator[str]:
-    """U7: /readyz, /admin/workers, /v1/models and the kernel agree."""
+    """U7: /readyz, /admin/workers, /v1/models and the kernel agree, as soon as no model is on its way any more."""
+    wait_until(lambda: not _COMING & _states(server), COMING_SECONDS, "models on their way to arrive or fail")
     workers = server.http.get("/admin/workers").json()["workers"]
     serving = sorted(worker["model_id"] for worker in workers if worker["state"] in _SERVING)
     ready = server.http.get("/readyz").status_code == 200
@@ -91,6 +94,10 @@ def status_tells_the_truth(server: LiveServer) -> Iterator[str]:
     for worker in workers:
         if worker["state"] in _SERVING and worker["pid"] not in children:
             yield f"U7: {worker['model_id']} is said to be {worker['state']} in process {worker['pid']}, which is not there"
+
+
+def _states(server: LiveServer) -> set[str]:
+    return {worker["state"] for worker in server.http.get("/admin/workers").json()["workers"]}
 
 
 def next_request_succeeds(server: LiveServer) -> Iterator[str]:

@@ -17,5 +17,6 @@ def wait_for_bundle(server: LiveServer, reason: str) -> tuple[dict[str, Any], Pa
 
 
 def _with_reason(server: LiveServer, reason: str) -> list[Path]:
-    summaries = sorted((server.home / "crashes").glob("*/summary.json"))
+    # A bundle that is still being written has a hidden name.
+    summaries = sorted((server.home / "crashes").glob("[!.]*/summary.json"))
     return [path for path in summaries if json.loads(path.read_text())["reason"] == reason]

@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -58,6 +59,12 @@ class Wire:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def local_port(self) -> int:
+        """Our end's port."""
+        port: int = self._socket.getsockname()[1]
+        return port
 
     # --- sending ----------------------------------------------------------------------------------------------------------
 
@@ -143,3 +150,17 @@ class Wire:
         if not data:
             raise EOFError(f"the server closed after {self._unread[-200:]!r}")
         self._unread += data
+
+
+def unread_bytes(*wires: Wire) -> int:
+    """What was sent on these connections and the server's process has not read yet, as the kernel tells (Linux)."""
+    ports = {f"{wire.local_port:04X}" for wire in wires}
+    waiting = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues = line.split()[:5]
+        sent, received = (int(number, 16) for number in queues.split(":"))
+        if local.rpartition(":")[2] in ports:
+            waiting += sent
+        elif remote.rpartition(":")[2] in ports:
+            waiting += received
+    return waiting
