@@ -4,12 +4,18 @@ Direction is part of the type: `ToWorker` and `FromWorker` are closed unions, so
 Text, token and byte counts are what their names say; all times are seconds on the sender's monotonic clock.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.states import FinishReason, ModelFormat, WorkerPhase
+
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+"""What workers count. A peer that lies with a negative number is caught where it is decoded, not where somebody adds it up."""
+
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class Wire(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -42,12 +48,12 @@ class ModelFacts(Wire, frozen=True, kw_only=True):
     backend: str
     backend_version: str
     architecture: str
-    context_length: int
-    train_context_length: int
-    vocabulary_size: int
-    parameters: int
-    weights_bytes: int
-    slots: int
+    context_length: Count
+    train_context_length: Count
+    vocabulary_size: Count
+    parameters: Count
+    weights_bytes: Count
+    slots: Count
     has_chat_template: bool
     unsupported_fields: tuple[str, ...] = ()
     """Names of `Sampling` and `GenerateRequest` fields this backend refuses."""
@@ -91,16 +97,16 @@ class GenerateRequest(Wire, frozen=True, kw_only=True):
 class Usage(Wire, frozen=True, kw_only=True):
     """Token counts of one generation; `cached_tokens` of the prompt were reused, not computed."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    cached_tokens: Count = 0
 
 
 class Timing(Wire, frozen=True, kw_only=True):
     """Where the time of one generation went inside the worker."""
 
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
+    prefill_seconds: Seconds = 0.0
+    decode_seconds: Seconds = 0.0
 
 
 # --- request events (worker → supervisor → dialect) -------------------------------------------------------------------------
@@ -110,22 +116,22 @@ class RequestEvent(msgspec.Struct, frozen=True, array_like=True, kw_only=True, g
     """Base of what happens to one request. `seq` counts from 0 per request and incarnation, without gaps."""
 
     request_id: str
-    seq: int = 0
+    seq: Count = 0
 
 
 class Prefill(RequestEvent, frozen=True, kw_only=True, tag="pre"):
     """Prompt tokens were processed; the first one says how many the cache saved."""
 
-    done_tokens: int
-    prompt_tokens: int
-    cached_tokens: int = 0
+    done_tokens: Count
+    prompt_tokens: Count
+    cached_tokens: Count = 0
 
 
 class Text(RequestEvent, frozen=True, kw_only=True, tag="txt"):
     """Text became final. `tokens` is how many tokens were sampled for it since the last event."""
 
     text: str
-    tokens: int = 1
+    tokens: Count = 1
 
 
 class Finished(RequestEvent, frozen=True, kw_only=True, tag="fin"):
@@ -143,7 +149,7 @@ class Failed(RequestEvent, frozen=True, kw_only=True, tag="err"):
     code: ErrorCode
     message: str
     param: str | None = None
-    retry_after_seconds: int | None = None
+    retry_after_seconds: Count | None = None
 
 
 class Cancelled(RequestEvent, frozen=True, kw_only=True, tag="can"):
@@ -210,15 +216,15 @@ class Imported(Wire, frozen=True, kw_only=True, tag="imp"):
     """The backend's libraries are in memory: from here a load pays for the weights only."""
 
     backend_version: str
-    seconds: float
+    seconds: Seconds
 
 
 class LoadProgress(Wire, frozen=True, kw_only=True, tag="lp"):
     """How far a load is. `unit` names what is counted."""
 
     phase: str
-    done: int
-    total: int
+    done: Count
+    total: Count
     unit: Literal["bytes", "percent"] = "bytes"
 
 
@@ -226,8 +232,8 @@ class Loaded(Wire, frozen=True, kw_only=True, tag="ok"):
     """The model is in memory, and this is what the worker now costs the machine."""
 
     facts: ModelFacts
-    seconds: float
-    footprint_bytes: int
+    seconds: Seconds
+    footprint_bytes: Count
 
 
 class LoadFailed(Wire, frozen=True, kw_only=True, tag="no"):
@@ -246,16 +252,16 @@ class StepEvents(Wire, frozen=True, kw_only=True, tag="stp"):
 class Beat(Wire, frozen=True, kw_only=True, tag="hb"):
     """Once a second from a thread of its own: alive, what it does, how far, and how much memory it uses."""
 
-    seq: int
+    seq: Count
     phase: WorkerPhase
-    steps: int
+    steps: Count
     """Grows with every engine step and load callback: the engine is stuck when it does not."""
-    tokens_prefilled: int
-    tokens_decoded: int
-    active: int
-    waiting: int
-    footprint_bytes: int
-    kv_used_ratio: float = 0.0
+    tokens_prefilled: Count
+    tokens_decoded: Count
+    active: Count
+    waiting: Count
+    footprint_bytes: Count
+    kv_used_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
 class Goodbye(Wire, frozen=True, kw_only=True, tag="end"):

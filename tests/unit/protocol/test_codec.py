@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from lmx_protocol import codec, limits, messages
 from lmx_protocol.errors import ProtocolViolation
-from lmx_protocol.messages import BootSpec, Cancel, FromWorker, Goodbye, StepEvents, Text, ToWorker
+from lmx_protocol.messages import (
+    BootSpec,
+    Cancel,
+    Finished,
+    FromWorker,
+    Goodbye,
+    StepEvents,
+    Text,
+    Timing,
+    ToWorker,
+    Usage,
+)
+from lmx_protocol.states import FinishReason
 
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -32,7 +44,8 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
     if origin in (Union, types.UnionType):
         return st.one_of(*map(values_of, arguments))
     if origin is Annotated:
-        return values_of(arguments[0])
+        kind, (bounds,) = arguments[0], annotation.__metadata__
+        return (st.floats if kind is float else st.integers)(bounds.ge, bounds.le)
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin is tuple and arguments[-1] is Ellipsis:
@@ -149,3 +162,14 @@ def test_messages_cannot_be_changed_once_made(message: msgspec.Struct) -> None:
     """Threads can share them without copies."""
     with pytest.raises(AttributeError):
         message.reason = message.text = "changed"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "lie", [Usage(completion_tokens=-1), Usage(prompt_tokens=2**63 - 1), Timing(decode_seconds=float("nan"))]
+)
+def test_impossible_numbers_are_no_message(lie: Usage | Timing) -> None:
+    """A lying worker is caught where its words are decoded, before anybody adds them up."""
+    fields = {"usage": Usage(), "timing": Timing()} | {type(lie).__name__.lower(): lie}
+    said = StepEvents(events=(Finished(request_id="r", reason=FinishReason.STOP, **fields),))
+    with pytest.raises(ProtocolViolation):
+        codec.decode_from_worker(codec.encode(said, bytes_max=limits.FRAME_BYTES_MAX_UP))
