@@ -208,7 +208,7 @@ class Fleet:
     # --- requests -----------------------------------------------------------------------------------------------------------
 
     def _request_cancelled(self, event: e.RequestCancelled, now: float) -> None:
-        slot = self._serving.cancel(event.request_id)
+        slot = self._serving.cancel(event.request_id, now)
         if slot is not None:
             self._settle_after_requests(slot, now)
 
@@ -226,6 +226,9 @@ class Fleet:
         for slot in list(self._state.slots.values()):
             self._serving.expire_waiting(slot, now)
             self._memory.look(slot, now)
+            incarnation = self._state.incarnation_of(slot)
+            if incarnation is not None and self._serving.ignores_a_cancel(slot, incarnation, now):
+                self._roster.end(incarnation, KillCause.NO_PROGRESS, now)
             if slot.state is WorkerState.BACKOFF and now >= slot.restart_at:
                 self._loading.begin(slot, now, "the backoff is over")
             elif slot.state is WorkerState.DRAINING and slot.running and now >= slot.drain_until:

@@ -19,6 +19,8 @@ class Entry:
     delivered_text: bool = False
     replays: int = 0
     cancelled: bool = False
+    cancelled_at: float = 0.0
+    """Monotonic second of the cancel, for a leased request."""
     tokens: int = 0
     """Delivered to the reader so far."""
     trial_until_tokens: int = 0
@@ -71,6 +73,7 @@ class Ledger:
         """Forget that time passed."""
         for entry in self._entries.values():
             entry.deadline += seconds
+            entry.cancelled_at += seconds
 
     def counts(self) -> tuple[int, int]:
         """How many clients' requests are leased, and how many wait."""

@@ -168,12 +168,21 @@ class Serving:
 
     # --- ending early -------------------------------------------------------------------------------------------------
 
-    def cancel(self, request_id: str) -> Slot | None:
+    def ignores_a_cancel(self, slot: Slot, incarnation: Incarnation, now: float) -> bool:
+        """Whether the worker stepped on long after a cancel without ending the request: its slot would be lost for ever."""
+        return any(
+            entry.cancelled
+            and now - entry.cancelled_at > limits.CANCEL_IGNORED_SECONDS
+            and incarnation.last_progress_at - entry.cancelled_at > limits.CANCEL_IGNORED_SECONDS
+            for entry in self._entries(slot.running)
+        )
+
+    def cancel(self, request_id: str, now: float) -> Slot | None:
         """A client is gone. Returns the slot whose queue it left, if it was waiting. Unknown ids: nothing to do."""
         entry = self._state.ledger.get(request_id)
         if entry is None or entry.cancelled:
             return None
-        entry.cancelled = True
+        entry.cancelled, entry.cancelled_at = True, now
         slot = self._state.slots[entry.model_id]
         if entry.incarnation is not None:
             self._state.emit(Send(entry.incarnation, Cancel(request_id=request_id)))

@@ -146,6 +146,23 @@ def test_a_stuck_engine_under_a_healthy_heartbeat_is_a_hang(stage: Stage) -> Non
     assert stage.signals()[0] is ABORT
 
 
+def test_a_worker_that_steps_on_and_never_acknowledges_a_cancel_is_ended(stage: Stage) -> None:
+    """The slot of the forgotten request would be lost for ever; a worker that is just slow to step is not meant."""
+    stage.ready()
+    stage.ask("forgotten")
+    stage.do(e.RequestCancelled("forgotten"))
+    for step in range(int(limits.CANCEL_IGNORED_SECONDS)):
+        stage.beat(steps=step)
+        stage.tick(1)
+    assert stage.signals() == []
+    stage.beat(steps=1000)
+    stage.tick(1)
+    stage.beat(steps=1001)
+    stage.tick(1)
+
+    assert stage.signals()[0] is ABORT
+
+
 def test_an_idle_engine_is_no_hang(stage: Stage) -> None:
     """Without a request nothing has to move."""
     stage.ready()
