@@ -191,6 +191,20 @@ async def test_an_upgrade_to_http2_is_ignored(connect: Connect) -> None:
     assert (await wire.response())[0] == 200
 
 
+async def test_a_websocket_that_may_not_be_opened_is_403(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    """A page of another site that tries one, and a route that has none: refused in the handshake, and no bug in the log."""
+    handshake = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    handshake += b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    statuses = []
+    for origin in (b"Origin: https://evil.example\r\n", b""):
+        wire = await connect()
+        await wire.send(b"GET /v1/chat/stream HTTP/1.1\r\nHost: localhost\r\n" + handshake + origin + b"\r\n")
+        statuses.append((await wire.response())[0])
+
+    assert statuses == [403, 403]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_a_stalled_body_is_408_and_closed(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that does not arrive in time is given up, and the connection with it."""
     monkeypatch.setattr(limits, "UNREAD_BODY_SECONDS", 0.05)
