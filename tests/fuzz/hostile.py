@@ -83,9 +83,9 @@ def frames(rng: random.Random, count: int, samples: tuple[FromWorker, ...] | tup
     valid = [msgspec.msgpack.encode(sample) for sample in samples]
     for _ in range(count):
         kind = rng.random()
-        if kind < 0.2:
+        if kind < 0.15:
             yield rng.randbytes(rng.randrange(RANDOM_BYTES_MAX))
-        elif kind < 0.6:
+        elif kind < 0.5:
             yield _broken(rng, rng.choice(valid))
         else:
             yield _with_hostile_value(rng, rng.choice(valid))
