@@ -95,7 +95,10 @@ class GenerateRequest(Wire, frozen=True, kw_only=True):
 
 
 class Usage(Wire, frozen=True, kw_only=True):
-    """Token counts of one generation; `cached_tokens` of the prompt were reused, not computed."""
+    """Token counts of one generation; `cached_tokens` of the prompt were reused, not computed.
+
+    A token that ends an answer is counted among the completion's, though it has no text: that is what `max_tokens` bounds.
+    """
 
     prompt_tokens: Count = 0
     completion_tokens: Count = 0

@@ -56,22 +56,22 @@ class Generation:
     def accept(self, token: int, piece: bytes | None, now: float) -> list[Delta]:
         """Take the sampled token; `piece` is None for an end token. Ends with a `FinishDelta` when the generation is over.
 
-        An end token is not counted: it is no part of the completion.
+        An end token is counted though it says nothing: it was computed, and OpenAI and the mlx backend count it too.
         """
         if not self.first_token_at:
             self.first_token_at = now
-        if piece is None:
-            return self._finish(self.text.finish(), 0, FinishReason.STOP, now)
         self.produced += 1
+        if piece is None:
+            return self._finish(self.text.finish(), FinishReason.STOP, now)
         text = self.text.push(piece)
         if self.text.stop_sequence is not None:
-            return self._finish(text, 1, FinishReason.STOP, now)
+            return self._finish(text, FinishReason.STOP, now)
         if self.produced >= self.prepared.max_tokens:
-            return self._finish(text + self.text.finish(), 1, FinishReason.LENGTH, now)
+            return self._finish(text + self.text.finish(), FinishReason.LENGTH, now)
         self.pending = token
         return [TextDelta(self.request_id, text, tokens=1)]
 
-    def _finish(self, text: str, tokens: int, reason: FinishReason, now: float) -> list[Delta]:
+    def _finish(self, text: str, reason: FinishReason, now: float) -> list[Delta]:
         stop = self.text.stop_sequence
         finish = FinishDelta(
             self.request_id,
@@ -80,4 +80,4 @@ class Generation:
             Timing(prefill_seconds=self.first_token_at - self.started_at, decode_seconds=now - self.first_token_at),
             stop,
         )
-        return [TextDelta(self.request_id, text, tokens), finish] if text or tokens else [finish]
+        return [TextDelta(self.request_id, text, tokens=1), finish]

@@ -44,12 +44,13 @@ def raw(request_id: str, prompt: str, max_tokens: int = 8) -> GenerateRequest:
 
 
 def test_it_knows_the_capital_of_france(backend: LlamaCppBackend) -> None:
-    """Template, tokenizer, model and text fit together: the answer is right, and ends by itself."""
+    """Template, tokenizer, model and text fit together: the answer is right and ends with a token that counts."""
     start(backend, ask("r1", PARIS))
     deltas = run(backend)
     assert text_of(deltas, "r1") == "The capital of France is Paris."
     finish = finish_of(deltas, "r1")
-    assert (finish.reason, finish.usage.completion_tokens, finish.stop_sequence) == (FinishReason.STOP, 7, None)
+    assert (finish.reason, finish.usage.completion_tokens, finish.stop_sequence) == (FinishReason.STOP, 8, None)
+    assert finish.usage.completion_tokens == sum(delta.tokens for delta in deltas if isinstance(delta, TextDelta))
     assert finish.timing.prefill_seconds > 0
     assert finish.timing.decode_seconds > 0
 
