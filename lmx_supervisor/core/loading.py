@@ -78,6 +78,7 @@ class Loading:
             return
         slot.unload_orders.append(order.order_id)
         slot.wanted = False
+        slot.unloaded = True
         self._cancel_loads(slot, slot.reload_orders)
         self.drain_slot(slot, now + self._state.policy.drain_seconds, now, "an unload was asked for")
 
@@ -129,6 +130,7 @@ class Loading:
         """Give a slot a process: the warm spare if there is one, else a new one."""
         slot.move(WorkerState.SPAWNING, now, why)
         slot.loading_since = now
+        slot.unloaded = False
         slot.facts = None
         slot.load_progress = None
         slot.ready_at = None

@@ -70,6 +70,8 @@ class Slot:
     restarts: int = 0
     failures: FailureHistory = field(default_factory=FailureHistory)
     quarantine_reason: str | None = None
+    unloaded: bool = False
+    """An operator unloaded it since it was last started: in quarantine it stays, but nobody waits for it."""
     gpu_ooms: int = 0
     stepped_down: bool = False
     last_exit: Verdict | None = None

@@ -59,6 +59,7 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         suspect=incarnation is not None and is_suspect(incarnation, slot, now, state.policy),
         last_exit=_exit_view(slot, now, unix_now),
         facts=slot.facts,
+        unloaded=slot.unloaded,
     )
 
 

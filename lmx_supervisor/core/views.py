@@ -65,6 +65,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     facts: ModelFacts | None
     heartbeat_age_seconds: float | None = None
     """Since its last heartbeat; None while it has not reported for duty."""
+    unloaded: bool = False
+    """In quarantine, and unloaded by an operator since it got there."""
 
 
 class SpareView(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,10 +32,15 @@ class AdminModels:
         self._detached = DetachedWork()
 
     async def index(self, _: Request) -> Response:
-        """The models that are served now, which `count` counts; after them, as not loaded, those in quarantine."""
+        """The models that are served now, which `count` counts; after them, as not loaded, those in quarantine.
+
+        A quarantined model that was unloaded is left out: clients wait for an id to vanish after their unload (docs/adr/0008).
+        """
         fleet = self._service.fleet()
         served = routable(fleet)
-        quarantined = [worker for worker in fleet.workers if worker.readiness.state is Readiness.QUARANTINED]
+        quarantined = [
+            worker for worker in fleet.workers if worker.readiness.state is Readiness.QUARANTINED and not worker.unloaded
+        ]
         return json_response({"loaded": [_to_loaded(worker) for worker in (*served, *quarantined)], "count": len(served)})
 
     async def available(self, _: Request) -> Response:

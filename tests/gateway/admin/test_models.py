@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from lmx_protocol.errors import ErrorCode
@@ -57,6 +58,14 @@ async def test_quarantined_models_are_listed_but_not_counted(client: httpx.Async
     assert 1 == listing["count"]
     assert [(MODEL, True), ("bad", False)] == [(model["id"], model["loaded"]) for model in listing["loaded"]]
     assert ("quarantined", None) == (listing["loaded"][1]["readiness"]["state"], listing["loaded"][1]["loaded_at"])
+
+
+async def test_an_unloaded_model_is_not_listed_even_in_quarantine(client: httpx.AsyncClient, service: FedService) -> None:
+    """Clients unload a model and wait until its id is gone from `loaded`."""
+    bad = worker_view("bad", WorkerState.QUARANTINED)
+    service.workers.append(msgspec.structs.replace(bad, unloaded=True))
+
+    assert [MODEL] == [model["id"] for model in (await client.get("/admin/models")).json()["loaded"]]
 
 
 async def test_force_reaches_the_service(client: httpx.AsyncClient, service: FedService) -> None:

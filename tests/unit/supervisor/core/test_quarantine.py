@@ -65,6 +65,19 @@ def test_an_operator_clears_one_or_all(stage: Stage, model_id: str | None) -> No
     assert stage.state() is WorkerState.SPAWNING
 
 
+def test_an_unload_is_remembered_until_the_next_load(stage: Stage) -> None:
+    """The quarantine outlives the unload; a forced load is waited for again, and what became of it is to be seen."""
+    _quarantined(stage)
+    before = stage.slot().unloaded
+    stage.do(e.UnloadWanted("unload", "m"))
+    after = stage.slot().unloaded
+    stage.load(force=True)
+    stage.die(signal=6)
+
+    assert (before, after, stage.slot().unloaded) == (False, True, False)
+    assert stage.state() is WorkerState.QUARANTINED
+
+
 def test_clearing_what_is_not_quarantined_is_refused(stage: Stage) -> None:
     """The refusal is the 404 kind."""
     stage.do(e.QuarantineClearWanted("clear", "ghost"))
