@@ -28,6 +28,9 @@ def load(
     context_length: Annotated[
         int | None, typer.Option("--context-length", min=1, metavar="TOKENS", show_default=False, help="Tokens per request.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Try even a quarantined model; it is released once it has answered a request.")
+    ] = False,
     as_json: options.Json = False,
     url: options.Url = None,
     admin_key: options.AdminKey = None,
@@ -39,6 +42,7 @@ def load(
         "path": str(path.expanduser().absolute()) if path else None,
         "backend": backend,
         "max_context_length": context_length,
+        "allow_unsupported_runtime": force or None,
     }
     with Client(options.connection_from(url, admin_key)) as client:
         try:

@@ -110,6 +110,18 @@ def test_load_shows_the_states_while_the_server_works(lmx: Lmx, server: StandIn)
     assert order == {"model_id": "tiny", "path": str(Path.cwd() / "x/../tiny.gguf"), "max_context_length": 2048}
 
 
+def test_load_by_force(lmx: Lmx, server: StandIn) -> None:
+    """`--force` is the API's way past a quarantine; without it the order does not mention one."""
+    server.answer("/admin/models/load", LOADED)
+    server.answer("/admin/workers", fleet_document())
+    lmx("load", "tiny", "--force", "--url", server.url)
+    lmx("load", "tiny", "--url", server.url)
+    assert server.bodies("/admin/models/load") == [
+        {"model_id": "tiny", "allow_unsupported_runtime": True},
+        {"model_id": "tiny"},
+    ]
+
+
 def test_a_refused_load_is_the_servers_words(lmx: Lmx, server: StandIn) -> None:
     """A refusal is one line with message and code, status 1, and no traceback."""
     server.refuse("/admin/models/load", 409, "model_unstable", "Model 'tiny' is quarantined after instability.")
