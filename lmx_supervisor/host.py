@@ -3,7 +3,6 @@
 Used by `serve` (our own listener) and by `asgi` (any ASGI server, through its lifespan).
 """
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -110,7 +109,7 @@ async def running_service(
         finally:
             await supervisor.drain(live.config.server.drain_seconds)
             await registry.close()
-            await asyncio.to_thread(recorder.close)
+            await recorder.close()
             await state.close(clean=clean)
     finally:
         run_dir.close()

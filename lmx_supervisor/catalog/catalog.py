@@ -17,7 +17,7 @@ from lmx_supervisor.catalog.digest import model_digest
 from lmx_supervisor.catalog.disk_calls import DiskCalls
 from lmx_supervisor.catalog.identify import identify, size_on_disk_bytes
 from lmx_supervisor.catalog.model_ids import check_model_id, unknown_model
-from lmx_supervisor.catalog.refusals import no_such_path
+from lmx_supervisor.catalog.refusals import is_exhausted, unreadable
 from lmx_supervisor.catalog.registered import RegisteredModels
 from lmx_supervisor.catalog.scan import Found, found_at, scan
 from lmx_supervisor.core.refusal import Refusal
@@ -34,7 +34,10 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Catalog:
-    """All disk work happens in threads with a deadline; every method may raise `Refusal` OVERLOADED when the disk hangs."""
+    """All disk work happens in threads with a deadline.
+
+    Every method may raise `Refusal` OVERLOADED: the disk hangs, or the system has no descriptors, memory or threads to spare.
+    """
 
     def __init__(self, models_directory: Path, configured_paths: Mapping[str, str], registered: RegisteredModels) -> None:
         self._models_directory = models_directory
@@ -123,7 +126,7 @@ def _digest(spec: ModelSpec, backend: str) -> str:
     try:
         return model_digest(spec, backend)
     except OSError as error:
-        raise no_such_path(Path(spec.path), f"cannot be read ({error.strerror})") from error
+        raise unreadable(Path(spec.path), error) from error
 
 
 def _on_disk(found: Found) -> ModelOnDisk | None:
@@ -136,5 +139,7 @@ def _on_disk(found: Found) -> ModelOnDisk | None:
             size_bytes=size_on_disk_bytes(found.path, found.format),
             modified_at_unix_seconds=found.path.stat().st_mtime,
         )
-    except OSError:
+    except OSError as error:
+        if is_exhausted(error):
+            raise unreadable(found.path, error) from error
         return None

@@ -9,12 +9,19 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_supervisor.core.refusal import Refusal
 
 Result = TypeVar("Result")
 
-_RETRY_AFTER_SECONDS = 10
+
+class NoThreadRefusal(Refusal):
+    """The system has no thread left for a call: the disk was not even asked."""
+
+    def __init__(self) -> None:
+        message = "The system cannot start another thread. Raise its limit of processes, then try again."
+        super().__init__(ErrorCode.OVERLOADED, message, retry_after_seconds=limits.DISK_RETRY_AFTER_SECONDS)
 
 
 class DiskCalls:
@@ -28,8 +35,8 @@ class DiskCalls:
         """The result of `work()`, or its exception.
 
         Raises:
-            Refusal: OVERLOADED when the disk did not answer in time (the call goes on in its thread and its result is dropped),
-                or when the system has no thread left for it.
+            Refusal: OVERLOADED when the disk did not answer in time (the call goes on in its thread and its result is dropped).
+            NoThreadRefusal: OVERLOADED too.
         """
         try:
             async with asyncio.timeout(self._seconds):
@@ -37,7 +44,7 @@ class DiskCalls:
                 return await self._start(work)
         except TimeoutError:
             message = f"The disk did not answer within {self._seconds:g} seconds. Check the models directory, then try again."
-            raise Refusal(ErrorCode.OVERLOADED, message, retry_after_seconds=_RETRY_AFTER_SECONDS) from None
+            raise Refusal(ErrorCode.OVERLOADED, message, retry_after_seconds=limits.DISK_RETRY_AFTER_SECONDS) from None
 
     def _start(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         loop = asyncio.get_running_loop()
@@ -67,6 +74,5 @@ class DiskCalls:
             threading.Thread(target=call, name="disk-call", daemon=True).start()
         except RuntimeError as error:
             self._places.release()
-            message = "The system cannot start another thread. Raise its limit of processes, then try again."
-            raise Refusal(ErrorCode.OVERLOADED, message, retry_after_seconds=_RETRY_AFTER_SECONDS) from error
+            raise NoThreadRefusal from error
         return future

@@ -12,7 +12,7 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.states import ModelFormat
 from lmx_supervisor.catalog.gguf_file import MAGIC, check_gguf
 from lmx_supervisor.catalog.mlx_directory import CONFIG_FILE, check_mlx_directory
-from lmx_supervisor.catalog.refusals import incomplete, no_such_path, unknown_kind
+from lmx_supervisor.catalog.refusals import incomplete, no_such_path, unknown_kind, unreadable
 from lmx_supervisor.catalog.scan import SCRIPT_SUFFIX, is_gguf_model, parts_of
 from lmx_supervisor.core.refusal import Refusal
 
@@ -42,7 +42,8 @@ def identify(path: Path) -> Identified:
 
     Raises:
         Refusal: MODEL_NOT_FOUND (nothing there, or not readable), MODEL_INCOMPLETE (truncated, damaged or missing files),
-            MODEL_UNSUPPORTED_BACKEND (something else), INVALID_VALUE (a directory with several models).
+            MODEL_UNSUPPORTED_BACKEND (something else), INVALID_VALUE (a directory with several models), OVERLOADED (the system
+            has no descriptors or memory to look).
     """
     try:
         mode = path.stat().st_mode
@@ -55,7 +56,7 @@ def identify(path: Path) -> Identified:
     except FileNotFoundError:
         raise no_such_path(path) from None
     except OSError as error:
-        raise no_such_path(path, f"cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
 
 
 def size_on_disk_bytes(path: Path, model_format: ModelFormat) -> int:

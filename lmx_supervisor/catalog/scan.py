@@ -20,6 +20,7 @@ import msgspec
 from lmx_protocol import limits
 from lmx_protocol.states import ModelFormat
 from lmx_supervisor.catalog.mlx_directory import CONFIG_FILE
+from lmx_supervisor.catalog.refusals import is_exhausted, unreadable
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def scan(models_directory: Path) -> list[Found]:
     """Every model under the directory, by id; an id that is there twice goes to the first in the order of paths.
 
     A directory that is missing or cannot be read has no models. Hidden files are skipped. Bounded by `CATALOG_ENTRIES_MAX`.
+    Raises `Refusal` OVERLOADED when the system has no descriptors or memory to look.
     """
     found: dict[str, Found] = {}
     for model in _scan_directory(models_directory, (), _Budget(limits.CATALOG_ENTRIES_MAX)):
@@ -99,6 +101,9 @@ class _Budget:
                     if not entry.name.startswith("."):
                         names.append(entry)
         except OSError as error:
+            # Half a list would tell clients that the rest of the models is not there.
+            if is_exhausted(error):
+                raise unreadable(directory, error) from error
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
                 _log.warning("models in %s are ignored: %s", directory, error.strerror)
             return []

@@ -3,6 +3,8 @@
 A disk that does not take a bundle costs that bundle and one log line a minute, never the restart.
 """
 
+import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -19,13 +21,15 @@ log = logging.getLogger("lmx.crashes")
 
 
 class CrashRecorder:
-    """Writes into one archive from its creation to `close`."""
+    """Writes into one archive from its creation, on a running loop, to `close`."""
 
     def __init__(self, archive: CrashArchive, strike: Callable[[str], str]) -> None:
         """`strike` removes secrets from text; it is called in the thread."""
         self._archive = archive
         self._strike = strike
-        self._waiting: queue.Queue[tuple[Autopsy, float, float] | None] = queue.Queue(limits.CRASH_BUNDLES_WAITING_MAX)
+        self._loop = asyncio.get_running_loop()
+        self._waiting: queue.SimpleQueue[tuple[Autopsy, float, float] | None] = queue.SimpleQueue()
+        self._all_written = asyncio.Event()
         self._lost = 0
         self._complained_at = -limits.CRASH_COMPLAINT_SECONDS
         # A daemon: a write that hangs on a dead disk must not keep the process.
@@ -34,26 +38,27 @@ class CrashRecorder:
 
     def record(self, autopsy: Autopsy) -> None:
         """Have a bundle written. Never waits and never raises: past the bound the bundle is lost, and counted."""
-        try:
-            self._waiting.put_nowait((autopsy, time.time(), time.monotonic() + limits.CRASH_BUNDLE_SECONDS))
-        except queue.Full:
+        if self._waiting.qsize() >= limits.CRASH_BUNDLES_WAITING_MAX:
             self._lost += 1
             self._complain("the disk does not answer")
-
-    def close(self) -> None:
-        """Write what waits, for at most `CRASH_BUNDLE_SECONDS`. Blocks."""
-        deadline = time.monotonic() + limits.CRASH_BUNDLE_SECONDS
-        try:
-            self._waiting.put(None, timeout=limits.CRASH_BUNDLE_SECONDS)
-        except queue.Full:
             return
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+        self._waiting.put((autopsy, time.time(), time.monotonic() + limits.CRASH_BUNDLE_SECONDS))
+
+    async def close(self) -> None:
+        """Write what waits, for at most `CRASH_BUNDLE_SECONDS`. Needs no thread but our own: there may be none to be had."""
+        self._waiting.put(None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limits.CRASH_BUNDLE_SECONDS):
+                await self._all_written.wait()
 
     def _write_all(self) -> None:
         self._archive.remove_unfinished()
         self._archive.prune()
         while (waiting := self._waiting.get()) is not None:
             self._write(*waiting)
+        # A closed loop: nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._all_written.set)
 
     def _write(self, autopsy: Autopsy, at_unix_seconds: float, deadline: float) -> None:
         try:

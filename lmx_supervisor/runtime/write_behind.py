@@ -7,13 +7,13 @@ again.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Generic
 
 from lmx_protocol import limits
-from lmx_supervisor.catalog.disk_calls import DiskCalls
+from lmx_supervisor.catalog.disk_calls import DiskCalls, NoThreadRefusal
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.runtime.atomic_file import DocumentType, FileWriteError, write_document
 
@@ -46,22 +46,32 @@ class WriteBehind(Generic[DocumentType]):
 
     async def write_now(self) -> None:
         """Write without waiting for anything more to change. Never raises for the disk."""
-        document = self._compose(self._written)
-        if document is None:
-            return
-        try:
-            await self._disk.run(partial(write_document, self._path, document))
-        except (FileWriteError, Refusal, UnicodeEncodeError) as error:
-            self._failed(str(error))
-        else:
-            self._written = document
+        await self._write(self._disk.run)
 
     async def close(self) -> None:
         """Write what is still to be written, and nothing afterwards."""
         self._writer.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._writer
-        await self.write_now()
+        await self._write(self._run_whatever_happens)
+
+    async def _write(self, run: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+        document = self._compose(self._written)
+        if document is None:
+            return
+        try:
+            await run(partial(write_document, self._path, document))
+        except (FileWriteError, Refusal, UnicodeEncodeError) as error:
+            self._failed(str(error))
+        else:
+            self._written = document
+
+    async def _run_whatever_happens(self, write: Callable[[], None]) -> None:
+        """Without a thread to be had, on this one: there is no other time, and nobody is served whom a disk could delay."""
+        try:
+            await self._disk.run(write)
+        except NoThreadRefusal:
+            write()
 
     async def _write_changes(self) -> None:
         while True:

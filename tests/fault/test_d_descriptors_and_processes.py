@@ -4,6 +4,7 @@ Limits are set on the running supervisor from outside (`prlimit`), so that it st
 """
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -118,6 +120,22 @@ def test_f45_a_start_without_descriptors_leaves_nothing_and_is_tried_again(world
 
 
 @linux_only
+@pytest.mark.fault("F45", "a load without descriptors is told to come back, not that the model is missing")
+def test_f45_a_load_without_descriptors_is_told_to_come_back(world: World) -> None:
+    """503 with `Retry-After` while nothing can be opened; the same order succeeds after the release."""
+    server = world.serve(LMX_MODELS__WARM_SPARE="false")
+    server.script("m")
+    server.http.get("/healthz")  # the connection that the orders below use
+    with _limited(server, resource.RLIMIT_NOFILE, _descriptors(server)):
+        refused = server.http.post("/admin/models/load", json={"model_id": "m"})
+        listing = server.http.get("/admin/models/available")
+
+    assert [(answer.status_code, answer.headers.get("retry-after")) for answer in (refused, listing)] == [(503, "10")] * 2
+    assert "Too many open files" in refused.json()["error"]["message"]
+    server.load("m")
+
+
+@linux_only
 @needs_root
 @pytest.mark.fault("F46", "no process can be started: the model waits in backoff, says why, and comes back when there is room")
 def test_f46_a_process_limit_is_survived(stranger: None, world: World) -> None:
@@ -141,6 +159,23 @@ def test_f46_a_process_limit_is_survived(stranger: None, world: World) -> None:
     server.wait_for_state("m", "ready")
     world.measure("ready again after the release", time.monotonic() - released_at, "s", 5.0)
     assert server.chat("m").status_code == 200
+
+
+@linux_only
+@needs_root
+@pytest.mark.fault("F46", "a stop while no thread can be started: in order, and the next start knows that it was")
+def test_f46_a_stop_needs_no_new_thread(stranger: None, world: World) -> None:
+    """With room for no thread more SIGTERM ends the service with code 0, and the state file says that it was a clean stop."""
+    server = world.prepare(LMX_MODELS__WARM_SPARE="false")
+    server.command = _as_stranger(server.home)
+    server.start()
+    server.script("m")
+    server.load("m")
+    wait_until(lambda: _state(server).get("loaded_models") == ["m"], 5.0, "the loaded model to be written down")
+    _limit_processes_of_stranger(server, 1)
+
+    assert server.stop() == 0
+    assert (_state(server)["last_clean_shutdown"], _state(server)["loaded_models"]) == (True, [])
 
 
 @pytest.mark.fault("F47", "the directory of the sockets is deleted: streams go on, and the next worker finds a new one")
@@ -234,6 +269,10 @@ def _descriptors(server: LiveServer) -> int:
     """One more than the highest descriptor in use: with this limit none can be opened."""
     numbers = {int(entry.name) for entry in Path(f"/proc/{server.pid}/fd").iterdir()}
     return next(number for number in range(len(numbers) + 1) if number not in numbers)
+
+
+def _state(server: LiveServer) -> dict[str, Any]:
+    return json.loads((server.home / "runtime-state.json").read_text())
 
 
 def _answers(server: LiveServer) -> bool:

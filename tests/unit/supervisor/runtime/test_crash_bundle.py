@@ -159,7 +159,7 @@ def test_a_report_is_found_by_its_id_alone(tmp_path: Path) -> None:
         assert archive.report(wrong) is None, wrong
 
 
-def test_the_recorder_writes_what_waits_before_it_closes(tmp_path: Path) -> None:
+async def test_the_recorder_writes_what_waits_before_it_closes(tmp_path: Path) -> None:
     """Deaths at the very end of the service are kept too, and what an earlier crash left half written is removed."""
     leftover = tmp_path / ".20260102T030405.678Z-m-0a1b2c3d-9.lmx-tmp"
     leftover.mkdir()
@@ -167,25 +167,25 @@ def test_the_recorder_writes_what_waits_before_it_closes(tmp_path: Path) -> None
     recorder = CrashRecorder(archive, str)
     for number in (1, 2, 3):
         recorder.record(autopsy(number))
-    recorder.close()
+    await recorder.close()
 
     assert {crash.crash_id for crash in archive.headlines(None, 10)} == {"0a1b2c3d-1", "0a1b2c3d-2", "0a1b2c3d-3"}
     assert not leftover.exists()
 
 
-def test_a_disk_that_takes_nothing_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_disk_that_takes_nothing_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Every bundle is lost, nothing raises, and the log has one line for all of them."""
     (tmp_path / "crashes").write_text("a file where the directory should be")
     recorder = CrashRecorder(CrashArchive(tmp_path / "crashes"), str)
     with caplog.at_level(logging.WARNING):
         for number in (1, 2, 3):
             recorder.record(autopsy(number))
-        recorder.close()
+        await recorder.close()
 
     assert [record.getMessage() for record in caplog.records] == ["crash_bundle_lost"]
 
 
-def test_a_disk_that_hangs_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_hangs_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recording returns at once however many wait, past the bound they are dropped, and closing gives up in time."""
     monkeypatch.setattr(limits, "CRASH_BUNDLE_SECONDS", 0.1)
     released = threading.Event()
@@ -199,7 +199,7 @@ def test_a_disk_that_hangs_delays_nobody(tmp_path: Path, monkeypatch: pytest.Mon
     for number in range(2 * limits.CRASH_BUNDLES_WAITING_MAX):
         recorder.record(autopsy(number))
     recorded_seconds = time.monotonic() - began
-    recorder.close()
+    await recorder.close()
     closed_seconds = time.monotonic() - began
     released.set()
 

@@ -122,3 +122,22 @@ async def test_a_disk_that_hangs_does_not_hold_up_the_loop_or_the_end(tmp_path: 
     hang.set()
 
     assert len(memory.complaints) == 1
+
+
+async def test_without_a_thread_to_be_had_the_last_write_is_done_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the end it is complained about and left to the next change; there is no change after the end."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    memory = Memory(tmp_path / "n.json")
+    memory.value = 1
+    await memory.file.write_now()
+    before_the_end = memory.on_disk()
+    await memory.file.close()
+
+    assert (before_the_end, memory.on_disk()) == (None, 1)
+    assert "thread" in memory.complaints[0]
