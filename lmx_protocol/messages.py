@@ -10,12 +10,15 @@ import msgspec
 from msgspec import Meta
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.states import FinishReason, ModelFormat, WorkerPhase
+from lmx_protocol.limits import TOOL_CALLS_MAX
+from lmx_protocol.states import FinishReason, ModelFormat, ModelTask, OutputKind, ToolMode, WorkerPhase
 
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 """What workers count. A peer that lies with a negative number is caught where it is decoded, not where somebody adds it up."""
 
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+LogProbability = Annotated[float, Meta(ge=-1e9, le=0)]
+Score = Annotated[float, Meta(ge=-1e9, le=1e9)]
 
 
 class Wire(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -55,8 +58,19 @@ class ModelFacts(Wire, frozen=True, kw_only=True):
     weights_bytes: Count
     slots: Count
     has_chat_template: bool
+    tasks: tuple[ModelTask, ...] = (ModelTask.GENERATE,)
+    """The kinds of request it can answer."""
+    embedding_dimensions: Count = 0
     unsupported_fields: tuple[str, ...] = ()
     """Names of `Sampling` and `GenerateRequest` fields this backend refuses."""
+
+
+class ToolCall(Wire, frozen=True, kw_only=True):
+    """A call that the model made in an earlier turn; `arguments` is JSON text."""
+
+    call_id: str
+    name: str
+    arguments: str
 
 
 class Message(Wire, frozen=True, kw_only=True):
@@ -65,6 +79,37 @@ class Message(Wire, frozen=True, kw_only=True):
     role: str
     content: str
     name: str | None = None
+    reasoning: str = ""
+    """What the assistant thought before it said `content`; templates that know how show it to the model again."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    """Of the call that a `tool` turn answers."""
+
+
+class Tool(Wire, frozen=True, kw_only=True):
+    """A function that the model may call; `parameters` is its JSON schema as JSON text, empty for none."""
+
+    name: str
+    description: str = ""
+    parameters: str = ""
+    strict: bool = False
+    """The arguments are held to the schema while they are sampled, not only asked for."""
+
+
+class ToolChoice(Wire, frozen=True, kw_only=True):
+    """Whether tools are called; `name` is the one tool of `NAMED`."""
+
+    mode: ToolMode = ToolMode.AUTO
+    name: str = ""
+    parallel: bool = True
+    """More than one call in one answer is allowed."""
+
+
+class OutputForm(Wire, frozen=True, kw_only=True):
+    """What the answer's text is held to while it is sampled; `source` is the schema as JSON text, or the expression."""
+
+    kind: OutputKind = OutputKind.TEXT
+    source: str = ""
 
 
 class Sampling(Wire, frozen=True, kw_only=True):
@@ -81,17 +126,57 @@ class Sampling(Wire, frozen=True, kw_only=True):
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
-class GenerateRequest(Wire, frozen=True, kw_only=True):
-    """One generation. Either `messages` (templated by the worker) or `prompt` (used as it is)."""
+class GenerateRequest(Wire, frozen=True, kw_only=True, tag="gen"):
+    """One generation, of `messages` (templated by the worker), of `prompt` (used as it is), or of `prompt_tokens`."""
 
     request_id: str
     model_id: str
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
+    prompt_tokens: tuple[int, ...] = ()
     max_tokens: int | None = None
     """None: up to the backend's default, and never past the context."""
     stop: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    output: OutputForm = OutputForm()
+    logprobs: int | None = None
+    """None: no log-probabilities; else those of each sampled token and of this many likeliest alternatives."""
+    template_arguments: str = ""
+    """Further variables for the chat template, as the JSON text of an object; empty for none."""
+    continues_last_message: bool = False
+    """The answer goes on from the last message, an assistant's, instead of beginning a new turn."""
+
+
+class EmbedRequest(Wire, frozen=True, kw_only=True, tag="emb"):
+    """One vector for each input, a text or its tokens. Answered with `Vectors`, then `Finished`."""
+
+    request_id: str
+    model_id: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+    """Keep only this many leading components, normalized again; None: all."""
+
+
+class RankRequest(Wire, frozen=True, kw_only=True, tag="rnk"):
+    """How well each document answers the query. Answered with `Scores`, then `Finished`."""
+
+    request_id: str
+    model_id: str
+    query: str
+    documents: tuple[str, ...]
+
+
+class CountRequest(Wire, frozen=True, kw_only=True, tag="cnt"):
+    """How many tokens a generation's prompt would have. Answered with `Finished`, whose usage says so."""
+
+    request_id: str
+    model_id: str
+    of: GenerateRequest
+
+
+AnyRequest = GenerateRequest | EmbedRequest | RankRequest | CountRequest
 
 
 class Usage(Wire, frozen=True, kw_only=True):
@@ -103,6 +188,8 @@ class Usage(Wire, frozen=True, kw_only=True):
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
     cached_tokens: Count = 0
+    reasoning_tokens: Count = 0
+    """Of the completion's, those spent on thinking."""
 
 
 class Timing(Wire, frozen=True, kw_only=True):
@@ -130,11 +217,63 @@ class Prefill(RequestEvent, frozen=True, kw_only=True, tag="pre"):
     cached_tokens: Count = 0
 
 
+class Alternative(Wire, frozen=True, kw_only=True):
+    """A token that could have been sampled; `token` are its bytes, which need not be whole characters."""
+
+    token: bytes
+    logprob: LogProbability
+
+
+class TokenLogprob(Wire, frozen=True, kw_only=True):
+    """A sampled token, and the likeliest tokens in its place, the likeliest first."""
+
+    token: bytes
+    logprob: LogProbability
+    alternatives: tuple[Alternative, ...] = ()
+
+
 class Text(RequestEvent, frozen=True, kw_only=True, tag="txt"):
-    """Text became final. `tokens` is how many tokens were sampled for it since the last event."""
+    """Text became final. `tokens` is how many tokens were sampled for it since the last event.
+
+    The log-probabilities of a token come with its text or after it; text may be empty when only they are left to tell.
+    """
 
     text: str
     tokens: Count = 1
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Reasoning(RequestEvent, frozen=True, kw_only=True, tag="rsn"):
+    """A piece of what the model thinks before it answers."""
+
+    text: str
+    tokens: Count = 1
+
+
+class ToolCallPart(RequestEvent, frozen=True, kw_only=True, tag="tool"):
+    """A piece of a tool call. The first part of each call carries its id and name; calls are numbered from 0, one after another."""
+
+    index: Annotated[int, Meta(ge=0, le=TOOL_CALLS_MAX - 1)]
+    arguments: str = ""
+    """The next piece of the call's JSON text."""
+    call_id: str = ""
+    name: str = ""
+    tokens: Count = 1
+
+
+class Vectors(RequestEvent, frozen=True, kw_only=True, tag="vec"):
+    """The vectors of some inputs, in order from input `first_index`; `data` holds them one after the other, float32, little-endian."""
+
+    first_index: Count
+    dimensions: Annotated[int, Meta(ge=1, le=2**20)]
+    data: bytes
+
+
+class Scores(RequestEvent, frozen=True, kw_only=True, tag="scr"):
+    """The relevance of some documents, in order from document `first_index`; the higher, the better."""
+
+    first_index: Count
+    values: tuple[Score, ...]
 
 
 class Finished(RequestEvent, frozen=True, kw_only=True, tag="fin"):
@@ -161,7 +300,8 @@ class Cancelled(RequestEvent, frozen=True, kw_only=True, tag="can"):
     usage: Usage = Usage()
 
 
-AnyRequestEvent = Prefill | Text | Finished | Failed | Cancelled
+Output = Text | Reasoning | ToolCallPart | Vectors | Scores
+AnyRequestEvent = Prefill | Output | Finished | Failed | Cancelled
 Terminal = Finished | Failed | Cancelled
 
 # --- supervisor → worker ----------------------------------------------------------------------------------------------------
@@ -173,22 +313,22 @@ class Load(Wire, frozen=True, kw_only=True, tag="load"):
     model: ModelSpec
 
 
-class Generate(Wire, frozen=True, kw_only=True, tag="gen"):
-    """Start a generation with this much credit."""
+class Begin(Wire, frozen=True, kw_only=True, tag="beg"):
+    """Start a request with this much credit."""
 
-    request: GenerateRequest
+    request: AnyRequest
     credit_frames: int
     credit_bytes: int
 
 
 class Cancel(Wire, frozen=True, kw_only=True, tag="cxl"):
-    """Stop a generation; idempotent, may race with its end."""
+    """Stop a request; idempotent, may race with its end."""
 
     request_id: str
 
 
 class Credit(Wire, frozen=True, kw_only=True, tag="crd"):
-    """Allow further `Text` events and bytes of a generation."""
+    """Allow further `Output` events and bytes of a request (see `lmx_protocol.credit`)."""
 
     request_id: str
     frames: int
@@ -201,7 +341,7 @@ class Shutdown(Wire, frozen=True, kw_only=True, tag="bye"):
     grace_seconds: float
 
 
-ToWorker = Load | Generate | Cancel | Credit | Shutdown
+ToWorker = Load | Begin | Cancel | Credit | Shutdown
 
 # --- worker → supervisor ----------------------------------------------------------------------------------------------------
 

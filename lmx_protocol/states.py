@@ -60,6 +60,35 @@ class FinishReason(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+
+
+class ToolMode(StrEnum):
+    """Whether a model may, must or must not call tools."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+    NAMED = "named"
+
+
+class OutputKind(StrEnum):
+    """What holds an answer's text to a form."""
+
+    TEXT = "text"
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    GRAMMAR = "grammar"
+    """A context-free grammar in llguidance's Lark form."""
+
+
+class ModelTask(StrEnum):
+    """What a loaded model can be asked for."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    RANK = "rank"
 
 
 class ModelFormat(StrEnum):

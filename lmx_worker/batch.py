@@ -9,8 +9,19 @@ from dataclasses import dataclass
 
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
 from lmx_protocol.limits import FAILURE_MESSAGE_CHARACTERS_MAX, QUEUE_TOTAL
-from lmx_protocol.messages import AnyRequestEvent, Credit, Failed, Finished, Generate, Usage
-from lmx_worker.backends.base import Backend, Delta, ErrorDelta, FinishDelta, PrefillDelta, Prepared, RequestError, TextDelta
+from lmx_protocol.messages import AnyRequestEvent, Credit, Failed, Finished, Begin, Usage
+from lmx_worker.backends.base import (
+    Backend,
+    Delta,
+    ErrorDelta,
+    FinishDelta,
+    PrefillDelta,
+    Prepared,
+    ReasoningDelta,
+    RequestError,
+    TextDelta,
+    ToolCallDelta,
+)
 from lmx_worker.stream import RequestStream
 
 
@@ -57,18 +68,18 @@ class Batch:
         """When text that is held back for merging must go even if no step happens until then."""
         return min((at for entry in self._entries.values() if (at := entry.stream.flush_at) is not None), default=None)
 
-    def accept(self, generate: Generate) -> bool:
+    def accept(self, begin: Begin) -> bool:
         """Register a request before it is prepared; False: there are too many, and its failure is in the next `collect`.
 
         Raises:
             ProtocolViolation: a request of that id is here already.
         """
-        request_id = generate.request.request_id
+        request_id = begin.request.request_id
         if request_id in self._entries:
             raise ProtocolViolation(f"request {request_id} was sent twice")
         has_room = len(self._entries) < QUEUE_TOTAL
         self._entries[request_id] = _Entry(
-            RequestStream(request_id, credit_frames=generate.credit_frames, credit_bytes=generate.credit_bytes)
+            RequestStream(request_id, credit_frames=begin.credit_frames, credit_bytes=begin.credit_bytes)
         )
         if not has_room:
             self._fail(request_id, ErrorCode.OVERLOADED, "the model has too many requests; try again later")
@@ -133,7 +144,11 @@ class Batch:
             stream = self._entries[delta.request_id].stream
             match delta:
                 case TextDelta():
-                    stream.add_text(delta.text, delta.tokens, now)
+                    stream.add_text(delta.text, delta.tokens, now, delta.logprobs)
+                case ReasoningDelta():
+                    stream.add_reasoning(delta.text, delta.tokens, now)
+                case ToolCallDelta():
+                    stream.add_tool_call(delta, now)
                 case PrefillDelta():
                     stream.add_prefill(
                         done_tokens=delta.done_tokens, prompt_tokens=delta.prompt_tokens, cached_tokens=delta.cached_tokens

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from lmx_protocol.errors import ErrorCode, ExitCode, ProtocolViolation
 from lmx_protocol.limits import SHUTDOWN_WORK_RATIO
-from lmx_protocol.messages import Failed, Generate, Goodbye, Load, Shutdown, StepEvents, ToWorker
+from lmx_protocol.messages import Failed, Begin, Goodbye, Load, Shutdown, StepEvents, ToWorker
 from lmx_protocol.states import WorkerPhase
 from lmx_worker.inbox import Inbox
 from lmx_worker.outbox import Outbox
@@ -36,25 +36,25 @@ class Dispatcher:
                 self._has_order = True
                 self._show_title(message.model.model_id)
                 self._inbox.put(message)
-            case Generate():
-                self._generate(message)
+            case Begin():
+                self._begin(message)
             case Shutdown():
                 self._shutdown(message)
             case _:
                 self._inbox.put(message)
 
-    def _generate(self, generate: Generate) -> None:
+    def _begin(self, begin: Begin) -> None:
         if self._is_stopping:
-            self._refuse(generate, ErrorCode.SHUTTING_DOWN, "this model is being stopped")
+            self._refuse(begin, ErrorCode.SHUTTING_DOWN, "this model is being stopped")
         elif not self._preparer.has_room():
-            self._refuse(generate, ErrorCode.OVERLOADED, "the model has too many requests; try again later")
+            self._refuse(begin, ErrorCode.OVERLOADED, "the model has too many requests; try again later")
         else:
             # In this order: the engine must know the request before its prepared form can arrive.
-            self._inbox.put(generate)
-            self._preparer.submit(generate.request)
+            self._inbox.put(begin)
+            self._preparer.submit(begin.request)
 
-    def _refuse(self, generate: Generate, code: ErrorCode, message: str) -> None:
-        self._outbox.post(StepEvents(events=(Failed(request_id=generate.request.request_id, code=code, message=message),)))
+    def _refuse(self, begin: Begin, code: ErrorCode, message: str) -> None:
+        self._outbox.post(StepEvents(events=(Failed(request_id=begin.request.request_id, code=code, message=message),)))
 
     def _shutdown(self, shutdown: Shutdown) -> None:
         if self._is_stopping:

@@ -10,7 +10,7 @@ from lmx_protocol.messages import (
     AnyRequestEvent,
     Cancel,
     Credit,
-    Generate,
+    Begin,
     Goodbye,
     Imported,
     Load,
@@ -142,7 +142,7 @@ class Engine:
     def _apply(self, commands: list[Command]) -> None:
         for command in commands:
             match command:
-                case Generate():
+                case Begin():
                     if not self._batch.accept(command):
                         self._preparer.discard(command.request.request_id)
                 case Prepared():

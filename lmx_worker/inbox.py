@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lmx_protocol.errors import ProtocolViolation
 from lmx_protocol.limits import INBOX_COMMANDS_MAX
-from lmx_protocol.messages import Cancel, Credit, Generate, Load, Shutdown
+from lmx_protocol.messages import Cancel, Credit, Begin, Load, Shutdown
 from lmx_worker.backends.base import Prepared, RequestError
 
 
@@ -18,7 +18,7 @@ class PrepareFailed:
     error: RequestError
 
 
-Command = Load | Generate | Cancel | Credit | Shutdown | Prepared | PrepareFailed
+Command = Load | Begin | Cancel | Credit | Shutdown | Prepared | PrepareFailed
 
 
 class Inbox:

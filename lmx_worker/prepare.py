@@ -7,7 +7,7 @@ from collections import deque
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import QUEUE_TOTAL
-from lmx_protocol.messages import GenerateRequest
+from lmx_protocol.messages import AnyRequest
 from lmx_worker.backends.base import Backend, RequestError
 from lmx_worker.inbox import Inbox, PrepareFailed
 
@@ -18,7 +18,7 @@ class Preparer:
     def __init__(self, backend: Backend, inbox: Inbox) -> None:
         self._backend = backend
         self._inbox = inbox
-        self._requests: deque[GenerateRequest] = deque()
+        self._requests: deque[AnyRequest] = deque()
         self._changed = threading.Condition()
         self._opened = False
 
@@ -26,7 +26,7 @@ class Preparer:
         """Whether `submit` may be called."""
         return len(self._requests) < QUEUE_TOTAL
 
-    def submit(self, request: GenerateRequest) -> None:
+    def submit(self, request: AnyRequest) -> None:
         """Queue a request."""
         assert self.has_room()
         with self._changed:
@@ -52,7 +52,7 @@ class Preparer:
                 request = self._requests.popleft()
             self.prepare_one(request)
 
-    def prepare_one(self, request: GenerateRequest) -> None:
+    def prepare_one(self, request: AnyRequest) -> None:
         """Prepare one request and tell the engine. A bug in the backend fails this request, not the worker."""
         try:
             self._inbox.put(self._backend.prepare(request))

@@ -2,30 +2,82 @@
 
 Rules, in the order they matter:
 - Events leave in the order they were put in, numbered from 0 without gaps, and the terminal event is the last.
-- A `Text` event costs one frame and its UTF-8 bytes of credit; `Prefill` and terminal events are free, but keep their place.
-- Text is merged until 20 ms or 16 tokens have passed since the last frame; the first text goes at once, and so does all text of
+- Output costs one frame and its bytes of credit; `Prefill` and terminal events are free, but keep their place.
+- Text of one kind (answer, reasoning, arguments of one tool call) is merged until 20 ms or 16 tokens have passed since the last frame; the first text goes at once, and so does all text of
   a model that needs longer than that for a token.
 - Out of credit, text is merged further until it would have made `STALLED_FRAMES_MAX` frames; then the stream is `stalled`.
 """
 
 from collections import deque
+from dataclasses import dataclass, field
 
 import msgspec
 
+from lmx_protocol.credit import is_output, logprob_bytes, output_bytes
 from lmx_protocol.limits import CREDIT_BYTES, FLUSH_MILLISECONDS, FLUSH_TOKENS, STALLED_FRAMES_MAX
-from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, Prefill, Terminal, Text, Usage
+from lmx_protocol.messages import (
+    AnyRequestEvent,
+    Cancelled,
+    Failed,
+    Finished,
+    Prefill,
+    Reasoning,
+    Scores,
+    Terminal,
+    Text,
+    TokenLogprob,
+    ToolCallPart,
+    Usage,
+    Vectors,
+)
+from lmx_worker.backends.base import ToolCallDelta
 
 _FLUSH_SECONDS = FLUSH_MILLISECONDS / 1000
 
 
+_ANSWER = "answer"
+_REASONING = "reasoning"
+
+
+@dataclass(slots=True)
 class _HeldText:
-    """Text that is final but not sent yet."""
+    """Text that is final but not sent yet: of the answer, of the reasoning, or (a number) of that tool call's arguments."""
 
-    __slots__ = ("text", "tokens")
+    channel: str | int
+    text: str
+    tokens: int
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    call_id: str = ""
+    name: str = ""
 
-    def __init__(self, text: str, tokens: int) -> None:
-        self.text = text
-        self.tokens = tokens
+    @property
+    def must_go_alone(self) -> bool:
+        """Whether there is something to send even without text."""
+        return bool(self.logprobs or self.call_id)
+
+    def takes(self, other: "_HeldText") -> bool:
+        """Whether the other's content may leave in one frame with this one's. Log-probabilities are bounded per frame."""
+        is_full = bool(other.logprobs) and len(self.logprobs) >= FLUSH_TOKENS
+        return self.channel == other.channel and not other.call_id and not is_full
+
+    def absorb(self, other: "_HeldText") -> None:
+        """Take over what follows."""
+        self.text += other.text
+        self.tokens += other.tokens
+        self.logprobs += other.logprobs
+
+    def event(self, request_id: str, part: str) -> Text | Reasoning | ToolCallPart:
+        """The event for the next part of the text; what is told once goes with the first part."""
+        tokens, self.tokens = self.tokens, 0
+        if self.channel == _REASONING:
+            return Reasoning(request_id=request_id, text=part, tokens=tokens)
+        if isinstance(self.channel, int):
+            call_id, self.call_id, name, self.name = self.call_id, "", self.name, ""
+            return ToolCallPart(
+                request_id=request_id, index=self.channel, arguments=part, call_id=call_id, name=name, tokens=tokens
+            )
+        logprobs, self.logprobs = tuple(self.logprobs), []
+        return Text(request_id=request_id, text=part, tokens=tokens, logprobs=logprobs)
 
 
 class RequestStream:
@@ -36,10 +88,11 @@ class RequestStream:
         self._credit_frames = credit_frames
         self._credit_bytes = credit_bytes
         self._next_seq = 0
-        self._pending: deque[_HeldText | Prefill | Terminal] = deque()
+        self._pending: deque[_HeldText | Prefill | Vectors | Scores | Terminal] = deque()
         self._terminal: Terminal | None = None
         self._ended = False
         self._silent_tokens = 0
+        self._silent_logprobs: list[TokenLogprob] = []
         # Pacing: a frame's worth of text is complete when the interval or the token count since the last one is reached.
         self._frame_at: float | None = None
         self._fresh_tokens = 0
@@ -82,20 +135,39 @@ class RequestStream:
             )
         )
 
-    def add_text(self, text: str, tokens: int, now: float) -> None:
-        """Text became final; with no text, the tokens are counted with the next one that has some."""
+    def add_text(self, text: str, tokens: int, now: float, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
+        """Text of the answer became final; with no text, the tokens are counted with the next output that has some."""
+        self._silent_logprobs += logprobs
+        self._hold(_HeldText(_ANSWER, text, tokens), now)
+
+    def add_reasoning(self, text: str, tokens: int, now: float) -> None:
+        """Text of the reasoning became final; without text as in `add_text`."""
+        self._hold(_HeldText(_REASONING, text, tokens), now)
+
+    def add_tool_call(self, delta: ToolCallDelta, now: float) -> None:
+        """A piece of a tool call became final."""
+        self._hold(_HeldText(delta.index, delta.arguments, delta.tokens, call_id=delta.call_id, name=delta.name), now)
+
+    def add_result(self, result: Vectors | Scores) -> None:
+        """Vectors or scores are known; the event's `seq` is assigned when it leaves."""
         assert self._terminal is None
-        if not text:
-            self._silent_tokens += tokens
+        self._pending.append(result)
+
+    def _hold(self, held: _HeldText, now: float) -> None:
+        assert self._terminal is None
+        if not held.text and not held.call_id:
+            self._silent_tokens += held.tokens
             return
-        tokens += self._silent_tokens
+        held.tokens += self._silent_tokens
         self._silent_tokens = 0
+        if held.channel == _ANSWER:
+            held.logprobs, self._silent_logprobs = self._silent_logprobs, []
+        tokens = held.tokens
         last = self._pending[-1] if self._pending else None
-        if isinstance(last, _HeldText):
-            last.text += text
-            last.tokens += tokens
+        if isinstance(last, _HeldText) and last.takes(held):
+            last.absorb(held)
         else:
-            self._pending.append(_HeldText(text, tokens))
+            self._pending.append(held)
         self._fresh_tokens += tokens
         self._has_fresh_text = True
         self._pace(now)
@@ -103,6 +175,8 @@ class RequestStream:
     def end(self, terminal: Terminal) -> None:
         """The request is over; the event's `seq` is assigned when it leaves. Further ends are a bug of the caller."""
         assert self._terminal is None
+        if isinstance(terminal, Finished) and self._silent_logprobs:
+            self._pending.append(_HeldText(_ANSWER, "", self._silent_tokens, logprobs=self._silent_logprobs))
         self._terminal = terminal
         self._pending.append(terminal)
 
@@ -112,8 +186,7 @@ class RequestStream:
         if isinstance(self._terminal, Finished):
             usage = self._terminal.usage
         self._pending.clear()
-        self._has_fresh_text = False
-        self._complete_frames = 0
+        self._forget_pace()
         self._terminal = Cancelled(request_id=self.request_id, usage=usage)
         self._pending.append(self._terminal)
 
@@ -131,9 +204,11 @@ class RequestStream:
                     break
                 if not self._send_text(head, events):
                     break
-            else:
-                self._number(head, events)
+            elif not self._send_whole(head, events):
+                break
             self._pending.popleft()
+        if not any(isinstance(waiting, _HeldText) for waiting in self._pending):
+            self._forget_pace()
         return events
 
     @property
@@ -142,26 +217,35 @@ class RequestStream:
 
     def _send_text(self, held: _HeldText, events: list[AnyRequestEvent]) -> bool:
         """Send what the credit covers, cut between characters; True when nothing is left."""
-        while held.text and self._has_credit:
+        while (held.text or held.must_go_alone) and self._has_credit:
             part, size_bytes = _fit(held.text, min(self._credit_bytes, CREDIT_BYTES))
-            if not part:
+            if held.text and not part:
                 return False
             self._credit_frames -= 1
-            self._credit_bytes -= size_bytes
-            self._number(Text(request_id=self.request_id, text=part, tokens=held.tokens), events)
+            self._credit_bytes -= size_bytes + logprob_bytes(held.logprobs) + len(held.call_id.encode()) + len(held.name.encode())
+            self._number(held.event(self.request_id, part), events)
             held.text = held.text[len(part) :]
-            held.tokens = 0
-        if held.text:
-            return False
-        self._complete_frames = 0
-        self._fresh_tokens = 0
-        self._has_fresh_text = False
+        return not (held.text or held.must_go_alone)
+
+    def _send_whole(self, event: Prefill | Vectors | Scores | Terminal, events: list[AnyRequestEvent]) -> bool:
+        """Send an event that cannot be cut, if it is free or there is any credit; whether it was sent."""
+        if is_output(event):
+            if not self._has_credit:
+                return False
+            self._credit_frames -= 1
+            self._credit_bytes -= output_bytes(event)
+        self._number(event, events)
         return True
 
     def _number(self, event: AnyRequestEvent, events: list[AnyRequestEvent]) -> None:
         events.append(msgspec.structs.replace(event, seq=self._next_seq))
         self._next_seq += 1
         self._ended = isinstance(event, Finished | Failed | Cancelled)
+
+    def _forget_pace(self) -> None:
+        self._complete_frames = 0
+        self._fresh_tokens = 0
+        self._has_fresh_text = False
 
     def _pace(self, now: float) -> None:
         if not self._has_fresh_text:

@@ -6,6 +6,7 @@ import msgspec
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import AnyRequest, CountRequest, EmbedRequest, GenerateRequest, RankRequest, Sampling
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.actions import Autopsy, RequestTrace
@@ -210,10 +211,22 @@ def _trace(entry: Entry) -> RequestTrace:
     request = entry.request
     return RequestTrace(
         request_id=request.request_id,
-        prompt_characters=len(request.prompt or "") + sum(len(message.content) for message in request.messages),
-        max_tokens=request.max_tokens,
+        prompt_characters=_prompt_characters(request),
+        max_tokens=request.max_tokens if isinstance(request, GenerateRequest) else None,
         tokens_delivered=entry.tokens,
         replays=entry.replays,
         on_trial=entry.on_trial,
-        sampling=request.sampling,
+        sampling=request.sampling if isinstance(request, GenerateRequest) else Sampling(),
     )
+
+
+def _prompt_characters(request: AnyRequest) -> int:
+    match request:
+        case GenerateRequest():
+            return len(request.prompt or "") + sum(len(message.content) for message in request.messages)
+        case EmbedRequest():
+            return sum(len(given) for given in request.inputs)
+        case RankRequest():
+            return len(request.query) + sum(len(document) for document in request.documents)
+        case CountRequest():
+            return _prompt_characters(request.of)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lmx_protocol.messages import FromWorker, GenerateRequest, ModelSpec
+from lmx_protocol.messages import FromWorker, AnyRequest, ModelSpec
 from lmx_supervisor.core.exit_reason import ExitObservation, Verdict
 
 
@@ -70,7 +70,7 @@ class DrainWanted:
 class RequestArrived:
     """A client wants an answer."""
 
-    request: GenerateRequest
+    request: AnyRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,21 +2,22 @@
 
 from dataclasses import dataclass
 
-from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, GenerateRequest
+from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, AnyRequest
 
 
 @dataclass(slots=True)
 class Entry:
     """One accepted request. Waiting while `incarnation` is None, else leased to that worker."""
 
-    request: GenerateRequest
+    request: AnyRequest
     model_id: str
     deadline: float
     """Monotonic seconds until which it may wait for a worker."""
     incarnation: str | None = None
     next_seq: int = 0
     """Of the worker's events; they must come without gaps."""
-    delivered_text: bool = False
+    delivered_output: bool = False
+    """Something that a client may have read: it cannot be answered a second time. Vectors and scores may come twice."""
     replays: int = 0
     cancelled: bool = False
     cancelled_at: float = 0.0

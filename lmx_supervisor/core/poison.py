@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from lmx_protocol import limits
-from lmx_protocol.messages import GenerateRequest
+from lmx_protocol.messages import AnyRequest, CountRequest
 
 
 @dataclass(slots=True)
@@ -26,10 +26,12 @@ class Suspicion:
     """Monotonic seconds; then it is forgotten."""
 
 
-def fingerprint(request: GenerateRequest) -> str:
+def fingerprint(request: AnyRequest) -> str:
     """Equal for requests that compute the same thing; independent of who asks and when."""
-    parts = (request.model_id, request.messages, request.prompt, request.max_tokens, request.stop, request.sampling)
-    return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=16).hexdigest()
+    anonymous = msgspec.structs.replace(request, request_id="")
+    if isinstance(anonymous, CountRequest):
+        anonymous = msgspec.structs.replace(anonymous, of=msgspec.structs.replace(anonymous.of, request_id=""))
+    return hashlib.blake2b(msgspec.msgpack.encode(anonymous), digest_size=16).hexdigest()
 
 
 class Suspects:
@@ -41,7 +43,7 @@ class Suspects:
     def __bool__(self) -> bool:
         return bool(self._held)
 
-    def of(self, request: GenerateRequest, now: float) -> Suspicion | None:
+    def of(self, request: AnyRequest, now: float) -> Suspicion | None:
         """What is held against a request. Costs nothing while nobody is suspected."""
         if not self._held:
             return None
@@ -52,7 +54,7 @@ class Suspects:
             return None
         return held
 
-    def accuse(self, request: GenerateRequest, tokens_at_crash: int, now: float) -> None:
+    def accuse(self, request: AnyRequest, tokens_at_crash: int, now: float) -> None:
         """It was in flight at a crash, this many tokens into its answer."""
         key = fingerprint(request)
         held = self._held.pop(key, None)
@@ -61,7 +63,7 @@ class Suspects:
         while len(self._held) > limits.SUSPECTS_MAX:
             self._held.popitem(last=False)
 
-    def acquit(self, request: GenerateRequest) -> None:
+    def acquit(self, request: AnyRequest) -> None:
         """It got past the point of the crash."""
         self._held.pop(fingerprint(request), None)
 

@@ -5,15 +5,18 @@ from collections.abc import Iterable, Iterator
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import (
+    AnyRequest,
     AnyRequestEvent,
     Cancel,
     Cancelled,
     Failed,
     Finished,
-    Generate,
+    Begin,
     GenerateRequest,
+    Reasoning,
     StepEvents,
     Text,
+    ToolCallPart,
     Usage,
 )
 from lmx_protocol.states import WorkerState
@@ -40,7 +43,7 @@ class Serving:
 
     # --- arriving -----------------------------------------------------------------------------------------------------
 
-    def arrive(self, request: GenerateRequest, now: float) -> None:
+    def arrive(self, request: AnyRequest, now: float) -> None:
         """Lease, queue or refuse a request, in the same step that looks at the slot."""
         slot = self._state.slots.get(request.model_id)
         held = self._state.suspects.of(request, now)
@@ -58,7 +61,7 @@ class Serving:
         slot.waiting.append(entry.request_id)
         self.dispatch(slot, now)
 
-    def _refusal(self, request: GenerateRequest, slot: Slot | None, *, poisoned: bool) -> Failed | None:
+    def _refusal(self, request: AnyRequest, slot: Slot | None, *, poisoned: bool) -> Failed | None:
         def failed(code: ErrorCode, message: str, retry_after_seconds: int | None = None) -> Failed:
             return Failed(request_id=request.request_id, code=code, message=message, retry_after_seconds=retry_after_seconds)
 
@@ -118,7 +121,7 @@ class Serving:
         entry.incarnation = slot.incarnation
         entry.next_seq = 0
         slot.running.add(entry.request_id)
-        message = Generate(request=entry.request, credit_frames=limits.CREDIT_FRAMES, credit_bytes=limits.CREDIT_BYTES)
+        message = Begin(request=entry.request, credit_frames=limits.CREDIT_FRAMES, credit_bytes=limits.CREDIT_BYTES)
         self._state.emit(Send(slot.incarnation, message))
 
     # --- hearing from the worker ----------------------------------------------------------------------------------------
@@ -146,8 +149,9 @@ class Serving:
         return ended_internal
 
     def _pass_on(self, slot: Slot, entry: Entry, event: AnyRequestEvent, now: float) -> None:
-        if isinstance(event, Text):
-            entry.delivered_text = entry.delivered_text or bool(event.text)
+        if isinstance(event, Text | Reasoning | ToolCallPart):
+            says_something = not isinstance(event, Text) or bool(event.text) or bool(event.logprobs)
+            entry.delivered_output = entry.delivered_output or says_something
             slot.tokens_total += event.tokens
             was_on_trial = entry.on_trial
             entry.tokens += event.tokens
@@ -238,7 +242,7 @@ class Serving:
         for entry in self._state.ledger.of_incarnation(incarnation.name):
             slot.running.discard(entry.request_id)
             held = self._state.suspects.of(entry.request, now)
-            may_replay = will_return and not entry.delivered_text and entry.replays < limits.REPLAYS_MAX and not is_poison(held)
+            may_replay = will_return and not entry.delivered_output and entry.replays < limits.REPLAYS_MAX and not is_poison(held)
             if entry.internal:
                 self._state.ledger.end(entry.request_id)
             elif entry.cancelled:

@@ -13,10 +13,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, GenerateRequest, Prefill, Text
+from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, GenerateRequest, Prefill
 from lmx_supervisor.core.service import Origin, Service
 from lmx_supervisor.gateway.answer_reader import AbandonedAnswers, AnswerReader
-from lmx_supervisor.gateway.dialects.base import Translator
+from lmx_supervisor.gateway.dialects.base import AnswerPart, CollectedAnswer, Translator
 from lmx_supervisor.gateway.disconnect import ClientGoneError
 from lmx_supervisor.gateway.edge import note
 from lmx_supervisor.gateway.problem import Problem, internal_error
@@ -66,16 +66,16 @@ class AnswerResponse:
         return Origin(client_id=next(names, None), stream=self._stream)
 
     async def _send_whole(self, reader: AnswerReader, send: Send) -> None:
-        pieces: list[str] = []
-        while True:
+        answer = CollectedAnswer()
+        while answer.finished is None:
             event = await reader.next_event(wait_seconds=None)
-            if isinstance(event, Text):
-                pieces.append(event.text)
+            if isinstance(event, AnswerPart):
+                answer.add(event)
             elif isinstance(event, Finished):
-                break
+                answer.finished = event
             elif isinstance(event, Failed | Cancelled):
                 raise _problem(event)
-        body = self._translator.whole("".join(pieces), event)
+        body = self._translator.whole([answer])
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._write(send({"type": "http.response.body", "body": body, "more_body": False}))
@@ -113,10 +113,10 @@ class AnswerResponse:
             event = await reader.next_event(wait_seconds=self._server.stream_keep_alive_seconds - quiet_seconds)
 
     def _render(self, event: AnyRequestEvent | None) -> bytes:
-        if isinstance(event, Text):
-            return self._translator.text(event) if event.text else b""
+        if isinstance(event, AnswerPart):
+            return self._translator.part(0, event)
         if isinstance(event, Finished):
-            return self._translator.closing(event)
+            return self._translator.finished(0, event) + self._translator.closing([event])
         if isinstance(event, Failed | Cancelled):
             raise _problem(event)
         return b""

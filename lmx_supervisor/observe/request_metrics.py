@@ -14,7 +14,17 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, Prefill, Text, Usage
+from lmx_protocol.messages import (
+    AnyRequestEvent,
+    Cancelled,
+    Failed,
+    Finished,
+    Prefill,
+    Reasoning,
+    Text,
+    ToolCallPart,
+    Usage,
+)
 from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.service import Origin
 from lmx_supervisor.observe.event_names import REQUEST_COMPLETED
@@ -178,7 +188,7 @@ class RequestWatch:
 
     __slots__ = (
         "_arrived_at", "_cached_tokens", "_cancelled_at", "_client", "_inter_token", "_leased", "_metrics", "_model",
-        "_model_id", "_prompt_tokens", "_text_at", "_tokens",
+        "_model_id", "_prompt_tokens", "_output_at", "_tokens",
     )  # fmt: skip
 
     def __init__(self, metrics: RequestMetrics, model_id: str, model: str, client: str | None) -> None:
@@ -189,7 +199,7 @@ class RequestWatch:
         self._inter_token = metrics.inter_token.labels(model)
         self._arrived_at = metrics.now()
         self._leased = False
-        self._text_at: float | None = None
+        self._output_at: float | None = None
         self._cancelled_at: float | None = None
         self._tokens = self._prompt_tokens = self._cached_tokens = 0
 
@@ -206,21 +216,22 @@ class RequestWatch:
 
     def delivered(self, event: AnyRequestEvent) -> None:
         """Something came from the worker, or the end from the core."""
-        if isinstance(event, Text):
-            self._text(event)
-        elif isinstance(event, Prefill):
-            self._prompt_tokens = event.prompt_tokens
-            self._cached_tokens = max(self._cached_tokens, event.cached_tokens)
-        else:
-            self._end(event)
+        match event:
+            case Text() | Reasoning() | ToolCallPart():
+                self._output(event)
+            case Prefill():
+                self._prompt_tokens = event.prompt_tokens
+                self._cached_tokens = max(self._cached_tokens, event.cached_tokens)
+            case Finished() | Failed() | Cancelled():
+                self._end(event)
 
-    def _text(self, event: Text) -> None:
+    def _output(self, event: Text | Reasoning | ToolCallPart) -> None:
         now = self._metrics.now()
-        if self._text_at is None:
+        if self._output_at is None:
             self._metrics.first_token.labels(self._model).observe(now - self._arrived_at)
         elif event.tokens > 0:
-            self._inter_token.observe((now - self._text_at) / event.tokens)
-        self._text_at = now
+            self._inter_token.observe((now - self._output_at) / event.tokens)
+        self._output_at = now
         self._tokens += event.tokens
 
     def _end(self, event: Finished | Failed | Cancelled) -> None:

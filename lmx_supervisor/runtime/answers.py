@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from lmx_protocol import limits
-from lmx_protocol.messages import AnyRequestEvent, Credit, Text
+from lmx_protocol.credit import is_output, output_bytes
+from lmx_protocol.messages import AnyRequestEvent, Credit
 from lmx_supervisor.core.ledger import is_terminal
 
 
@@ -65,7 +66,8 @@ class OpenAnswer:
         self._on_credit = on_credit
         self._events: deque[AnyRequestEvent] = deque()
         self._arrived = asyncio.Event()
-        self._in_hand: Text | None = None
+        self._in_hand_bytes: int | None = None
+        """What the output that is being written cost; None when nothing is."""
         self._ended = False
         self._frames_left = 0
         self._bytes_left = 0
@@ -89,7 +91,7 @@ class OpenAnswer:
             self._arrived.clear()
             await self._arrived.wait()
         event = self._events.popleft()
-        self._in_hand = event if isinstance(event, Text) else None
+        self._in_hand_bytes = output_bytes(event) if is_output(event) else None
         return event
 
     def cancel(self) -> None:
@@ -105,24 +107,24 @@ class OpenAnswer:
         self._frames_consumed = self._bytes_consumed = 0
 
     def deliver(self, event: AnyRequestEvent) -> None:
-        """Take in an event from the core. Raises `CreditExceededError` when the worker sent more text than it may."""
-        if isinstance(event, Text):
+        """Take in an event from the core. Raises `CreditExceededError` when the worker sent more output than it may."""
+        if is_output(event):
             self._frames_left -= 1
-            self._bytes_left -= len(event.text.encode())
+            self._bytes_left -= output_bytes(event)
             # One event may overshoot the bytes: the worker cannot split a token.
             if self._frames_left < 0 or self._bytes_left < -limits.CREDIT_BYTES:
-                raise CreditExceededError(f"request {self._request_id} was sent more text than its credit allows")
+                raise CreditExceededError(f"request {self._request_id} was sent more output than its credit allows")
         self._watch.delivered(event)
         self._ended = self._ended or is_terminal(event)
         self._events.append(event)
         self._arrived.set()
 
     def _consume(self) -> None:
-        if self._in_hand is None:
+        if self._in_hand_bytes is None:
             return
         self._frames_consumed += 1
-        self._bytes_consumed += len(self._in_hand.text.encode())
-        self._in_hand = None
+        self._bytes_consumed += self._in_hand_bytes
+        self._in_hand_bytes = None
         half_used = self._frames_consumed * 2 >= limits.CREDIT_FRAMES or self._bytes_consumed * 2 >= limits.CREDIT_BYTES
         if half_used and not self._ended:
             self._frames_left += self._frames_consumed

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import zmq.asyncio
 
 from lmx_protocol import limits
-from lmx_protocol.messages import Credit, Generate, GenerateRequest, ModelSpec
+from lmx_protocol.messages import Credit, Begin, GenerateRequest, ModelSpec
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
@@ -287,7 +287,7 @@ class Supervisor:
         self.post(e.Exited(name, observation))
 
     def _send(self, action: a.Send) -> None:
-        if isinstance(action.message, Generate):
+        if isinstance(action.message, Begin):
             request_id = action.message.request.request_id
             answer = self._answers.get(request_id)
             # A canary has none, and no delivery would ever end its lease.

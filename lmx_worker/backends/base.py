@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import GenerateRequest, ModelFacts, ModelSpec, Timing, Usage
+from lmx_protocol.messages import (
+    AnyRequest,
+    CountRequest,
+    EmbedRequest,
+    GenerateRequest,
+    ModelFacts,
+    ModelSpec,
+    RankRequest,
+    Timing,
+    TokenLogprob,
+    Usage,
+)
 from lmx_protocol.states import FinishReason
 
 
@@ -58,6 +69,28 @@ class TextDelta:
     request_id: str
     text: str
     tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """As `TextDelta`, of what the model thinks before it answers."""
+
+    request_id: str
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of tool call number `index`; the first one carries its id and name."""
+
+    request_id: str
+    index: int
+    arguments: str
+    tokens: int
+    call_id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +113,15 @@ class ErrorDelta:
     message: str
 
 
-Delta = PrefillDelta | TextDelta | FinishDelta | ErrorDelta
+def generation_only(request: AnyRequest) -> GenerateRequest:
+    """The request, for a backend or model that only generates. Raises `RequestError` for any other kind."""
+    if isinstance(request, GenerateRequest):
+        return request
+    what = {EmbedRequest: "embeddings", RankRequest: "rankings", CountRequest: "token counts"}[type(request)]
+    raise RequestError(ErrorCode.NOT_SUPPORTED, f"Model '{request.model_id}' gives no {what}.", param="model")
+
+
+Delta = PrefillDelta | TextDelta | ReasoningDelta | ToolCallDelta | FinishDelta | ErrorDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +148,8 @@ class Backend(Protocol):
     def load(self, spec: ModelSpec, progress: LoadProgressCallback) -> ModelFacts:
         """Bring the model into memory, ready to step. Raises `LoadError`."""
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
-        """Template, tokenize and validate. Raises `RequestError`. Thread-safe beside `step`."""
+    def prepare(self, request: AnyRequest) -> Prepared:
+        """Template, tokenize and validate; refuse the kinds of request this model cannot answer. Raises `RequestError`. Thread-safe beside `step`."""
 
     def has_room(self) -> bool:
         """Whether `insert` may be called now."""

@@ -24,6 +24,9 @@ answers:
 LONG = "tell me at length"
 SHORT_ANSWER = "all is well"
 
+NO_END_OF_DEMO_MODEL = {"0": -100, "2": -100}
+"""A `logit_bias` against both tokens with which the demo model may end: without it a sampled answer can be over before the blow."""
+
 CRASH_DETECTION_SECONDS = 0.05
 WARM_RESTART_SECONDS = 1.5
 _DEATH_SECONDS = 60.0
@@ -64,6 +67,7 @@ def stream_until(
             texts -= 1
             if texts == 0:
                 blow()
+    assert texts <= 0, f"the stream ended before the blow: {payloads}"
     return payloads
 
 

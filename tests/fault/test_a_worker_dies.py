@@ -9,6 +9,7 @@ import pytest
 from tests.fault.acts import (
     CRASH_DETECTION_SECONDS,
     LONG,
+    NO_END_OF_DEMO_MODEL,
     SHORT_ANSWER,
     WARM_RESTART_SECONDS,
     Deathwatch,
@@ -63,7 +64,13 @@ def test_f01_kill_9_of_the_demo_model(world: World) -> None:
     killed: list[float] = []
     with Deathwatch(server.worker(model)["pid"]) as death:
         payloads = stream_until(
-            server, model, "Count to one hundred.", 5, lambda: killed.append(signal_worker(server, model)), max_tokens=400
+            server,
+            model,
+            "Count to one hundred.",
+            5,
+            lambda: killed.append(signal_worker(server, model)),
+            max_tokens=400,
+            logit_bias=NO_END_OF_DEMO_MODEL,
         )
     exited = wait_told(server, "worker_exited", model_id=model)
     back = wait_told(server, "model_loaded", model_id=model, count=2)

@@ -9,14 +9,17 @@ import msgspec
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import (
+    Alternative,
     Beat,
+    Begin,
     Cancel,
     Cancelled,
+    CountRequest,
     Credit,
     Failed,
     Finished,
     FromWorker,
-    Generate,
+    EmbedRequest,
     GenerateRequest,
     Goodbye,
     Hello,
@@ -27,11 +30,19 @@ from lmx_protocol.messages import (
     LoadProgress,
     Message,
     Prefill,
+    RankRequest,
+    Reasoning,
+    Scores,
     Shutdown,
     StepEvents,
     Text,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    ToolCallPart,
     ToWorker,
     Usage,
+    Vectors,
 )
 from lmx_protocol.states import FinishReason, WorkerPhase
 from tests.support.stage import facts, spec
@@ -44,6 +55,7 @@ HOSTILE: tuple[Any, ...] = (
     *("", "r", "canary-boot-1", "boot-1", "a" * 1000, "\x00", "\U0010ffff", b"\xff", None, True, [], {}, [[[]]], {"a": 1}),
 )
 
+LOGPROB = TokenLogprob(token=b"x", logprob=-0.5, alternatives=(Alternative(token=b"y", logprob=-1.5),))
 FROM_WORKER: tuple[FromWorker, ...] = (
     Hello(protocol=1, incarnation="boot-1", pid=1, backend="llamacpp"),
     Imported(backend_version="1", seconds=0.5),
@@ -51,6 +63,9 @@ FROM_WORKER: tuple[FromWorker, ...] = (
     Loaded(facts=facts(), seconds=0.1, footprint_bytes=1000),
     LoadFailed(code=ErrorCode.MODEL_PROBE_FAILED, message="no"),
     StepEvents(events=(Prefill(request_id="r", done_tokens=1, prompt_tokens=2), Text(request_id="r", seq=1, text="x"))),
+    StepEvents(events=(Reasoning(request_id="r", text="x"), ToolCallPart(request_id="r", seq=1, index=0, call_id="c", name="f"))),
+    StepEvents(events=(Text(request_id="r", text="x", logprobs=(LOGPROB,)), Scores(request_id="r", first_index=0, values=(0.5,)))),
+    StepEvents(events=(Vectors(request_id="r", first_index=0, dimensions=1, data=bytes(4)),)),
     StepEvents(events=(Finished(request_id="r", reason=FinishReason.STOP, usage=Usage(completion_tokens=1)),)),
     StepEvents(events=(Failed(request_id="r", code=ErrorCode.GENERATION_ERROR, message="no"), Cancelled(request_id="r"))),
     Beat(
@@ -65,13 +80,18 @@ FROM_WORKER: tuple[FromWorker, ...] = (
     ),
     Goodbye(reason="shutdown"),
 )
+GENERATE = GenerateRequest(
+    request_id="r",
+    model_id="m",
+    messages=(Message(role="assistant", content="x", tool_calls=(ToolCall(call_id="c", name="f", arguments="{}"),)),),
+    tools=(Tool(name="f"),),
+)
 TO_WORKER: tuple[ToWorker, ...] = (
     Load(model=spec()),
-    Generate(
-        request=GenerateRequest(request_id="r", model_id="m", messages=(Message(role="user", content="x"),)),
-        credit_frames=1,
-        credit_bytes=1,
-    ),
+    Begin(request=GENERATE, credit_frames=1, credit_bytes=1),
+    Begin(request=EmbedRequest(request_id="r", model_id="m", inputs=("x", (1, 2))), credit_frames=1, credit_bytes=1),
+    Begin(request=RankRequest(request_id="r", model_id="m", query="q", documents=("d",)), credit_frames=1, credit_bytes=1),
+    Begin(request=CountRequest(request_id="r", model_id="m", of=GENERATE), credit_frames=1, credit_bytes=1),
     Cancel(request_id="r"),
     Credit(request_id="r", frames=1, bytes=1),
     Shutdown(grace_seconds=1.0),

@@ -16,6 +16,7 @@ from lmx_protocol.messages import Cancelled, Failed, Finished, Message, Prefill,
 from lmx_protocol.states import FinishReason
 from lmx_supervisor.config.schema import Config, ServerConfig
 from lmx_supervisor.gateway.app import create_app
+from lmx_supervisor.gateway.dialects.base import CollectedAnswer
 from lmx_supervisor.gateway.dialects.openai_chat import ChatTranslator
 from tests.gateway.asgi import Exchange, chunks
 from tests.gateway.service import MODEL, FedService, feeding, silent
@@ -77,9 +78,9 @@ def test_the_stream_and_the_whole_answer_say_the_same(pieces: list[str], reason:
     finished = Finished(request_id="r", reason=reason, usage=usage)
     translator = ChatTranslator("chatcmpl-1", '"text"', created_unix_seconds=1, include_usage=True)
 
-    body = translator.opening() + b"".join(translator.text(Text(request_id="r", text=piece)) for piece in pieces)
-    body += translator.keep_alive() + translator.closing(finished)
-    whole = json.loads(translator.whole("".join(pieces), finished))
+    body = translator.opening() + b"".join(translator.part(0, Text(request_id="r", text=piece)) for piece in pieces)
+    body += translator.keep_alive() + translator.finished(0, finished) + translator.closing([finished])
+    whole = json.loads(translator.whole([CollectedAnswer(text="".join(pieces), finished=finished)]))
 
     *events, usage_event, _ = chunks(body)
     assert whole["choices"][0]["message"]["content"] == "".join(

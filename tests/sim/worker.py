@@ -17,7 +17,7 @@ from lmx_protocol.messages import (
     Failed,
     Finished,
     FromWorker,
-    Generate,
+    Begin,
     Goodbye,
     Hello,
     Imported,
@@ -105,7 +105,7 @@ class SimWorker:
         if isinstance(message, Load):
             self.spec = message.model
             self._load_when_imported()
-        elif isinstance(message, Generate):
+        elif isinstance(message, Begin):
             self._accept(message)
         elif isinstance(message, Cancel):
             for job in [*self._running.values(), *self._waiting]:
@@ -212,7 +212,7 @@ class SimWorker:
 
     # --- the engine ---------------------------------------------------------------------------------------------------------
 
-    def _accept(self, message: Generate) -> None:
+    def _accept(self, message: Begin) -> None:
         request = message.request
         job = job_of(request)
         assert job.request_id not in self.testimony, f"{job.request_id} was sent twice to {self.name}"

@@ -26,7 +26,7 @@ from lmx_protocol.messages import (
     Failed,
     Finished,
     FromWorker,
-    Generate,
+    Begin,
     GenerateRequest,
     Load,
     Loaded,
@@ -155,7 +155,7 @@ class WorkerHarness:
             messages=(Message(role="user", content=prompt),),
             max_tokens=max_tokens,
         )
-        self.send(Generate(request=request, credit_frames=credit_frames, credit_bytes=credit_bytes))
+        self.send(Begin(request=request, credit_frames=credit_frames, credit_bytes=credit_bytes))
 
     def events_of(self, request_id: str) -> list[AnyRequestEvent]:
         """Everything received so far for a request."""

@@ -5,6 +5,7 @@ The parts of a chunk that do not change within a stream are encoded once, so tha
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import AbandonedAnswers
 from lmx_supervisor.gateway.answering import AnswerResponse
 from lmx_supervisor.gateway.body import read_json
+from lmx_supervisor.gateway.dialects.base import AnswerPart, CollectedAnswer
 from lmx_supervisor.gateway.dialects.openai_chat_request import to_generate_request
 from lmx_supervisor.gateway.dialects.openai_chat_schema import chat_decoder
 from lmx_supervisor.gateway.problem import Problem
@@ -46,27 +48,36 @@ class ChatTranslator:
         """The role, with empty content."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def text(self, event: Text) -> bytes:
+    def part(self, choice: int, part: AnswerPart) -> bytes:
         """One content chunk."""
-        return self._before_text + _encode_content(event.text) + self._after_text
+        if not isinstance(part, Text) or not part.text:
+            return b""
+        return self._before_text + _encode_content(part.text) + self._after_text
+
+    def finished(self, choice: int, finished: Finished) -> bytes:
+        """The finish reason."""
+        return self._chunk({}, finish_reason=finished.reason.value)
 
     def keep_alive(self) -> bytes:
         """A chunk that changes nothing."""
         return self._chunk({})
 
-    def closing(self, finished: Finished) -> bytes:
-        """The finish reason, the usage if it was asked for, and the end marker."""
-        last = self._chunk({}, finish_reason=finished.reason.value)
+    def closing(self, answers: Sequence[Finished]) -> bytes:
+        """The usage if it was asked for, and the end marker."""
+        (finished,) = answers
         usage = self._event({"choices": [], "usage": _usage(finished.usage)}) if self._include_usage else b""
-        return last + usage + _DONE
+        return usage + _DONE
 
     def failing(self, problem: Problem) -> bytes:
         """The error envelope as an event, which the official SDKs raise as an exception."""
         return b"data: " + problem.body() + b"\n\n"
 
-    def whole(self, text: str, finished: Finished) -> bytes:
+    def whole(self, answers: Sequence[CollectedAnswer]) -> bytes:
         """The `chat.completion` object."""
-        message = {"role": "assistant", "content": text, "refusal": None}
+        (answer,) = answers
+        finished = answer.finished
+        assert finished is not None
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finished.reason.value}
         return to_json(
             {

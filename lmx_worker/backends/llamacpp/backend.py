@@ -10,7 +10,7 @@ from typing import Any
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import GenerateRequest, ModelFacts, ModelSpec, Usage
+from lmx_protocol.messages import AnyRequest, ModelFacts, ModelSpec, Usage
 from lmx_worker.backends.base import (
     BackendStats,
     Delta,
@@ -20,6 +20,7 @@ from lmx_worker.backends.base import (
     LoadProgressCallback,
     Prepared,
     RequestError,
+    generation_only,
 )
 from lmx_worker.backends.llamacpp.context import DecodeContext, DecodeFailedError, open_context
 from lmx_worker.backends.llamacpp.generation import Generation
@@ -119,10 +120,11 @@ class LlamaCppBackend:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
+    def prepare(self, request: AnyRequest) -> Prepared:
         """Template, tokenize and check against the context. Raises `RequestError`. Thread-safe."""
         weights = self._weights
         assert weights is not None
+        request = generation_only(request)
         check_sampling(request.sampling, weights.vocabulary_size)
         param = "messages" if request.prompt is None else "prompt"
         if request.prompt is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import GenerateRequest, ModelFacts, ModelSpec, Timing, Usage
+from lmx_protocol.messages import AnyRequest, ModelFacts, ModelSpec, Timing, Usage
 from lmx_protocol.states import BackendName, FinishReason
 from lmx_worker.backends.base import (
     BackendStats,
@@ -22,6 +22,7 @@ from lmx_worker.backends.base import (
     Prepared,
     RequestError,
     TextDelta,
+    generation_only,
 )
 from lmx_worker.backends.mlx.libraries import import_mlx
 from lmx_worker.backends.mlx.loading import LoadedModel, load_model
@@ -116,10 +117,10 @@ class MlxBackend:
             has_chat_template=bool(loaded.tokenizer.has_chat_template),
         )
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
+    def prepare(self, request: AnyRequest) -> Prepared:
         """Template, tokenize and validate. Raises `RequestError`. Touches nothing that `step` writes."""
         assert self._encoder is not None, "prepare before load"
-        return self._encoder.prepare(request)
+        return self._encoder.prepare(generation_only(request))
 
     def has_room(self) -> bool:
         """Whether a slot is free; a paused request keeps its slot."""

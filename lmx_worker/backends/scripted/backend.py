@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import DEFAULT_MAX_TOKENS
-from lmx_protocol.messages import GenerateRequest, ModelFacts, ModelSpec, Usage
+from lmx_protocol.messages import AnyRequest, GenerateRequest, ModelFacts, ModelSpec, Usage
 from lmx_worker.backends.base import (
     BackendStats,
     Delta,
@@ -21,6 +21,7 @@ from lmx_worker.backends.base import (
     LoadProgressCallback,
     Prepared,
     RequestError,
+    generation_only,
 )
 from lmx_worker.backends.scripted.liar import Liar
 from lmx_worker.backends.scripted.plan import FaultPlan, count_life
@@ -90,8 +91,9 @@ class ScriptedBackend:
             unsupported_fields=("stop", "logit_bias"),
         )
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
+    def prepare(self, request: AnyRequest) -> Prepared:
         """See `Backend.prepare`. Tokens are words; their ids are positions."""
+        request = generation_only(request)
         if request.stop:
             raise RequestError(ErrorCode.NOT_SUPPORTED, "a scripted model knows no stop strings", "stop")
         if request.sampling.logit_bias:

@@ -10,7 +10,7 @@ from lmx_protocol.messages import (
     Beat,
     Finished,
     FromWorker,
-    Generate,
+    Begin,
     Hello,
     RequestEvent,
     Shutdown,
@@ -65,7 +65,7 @@ class Liar:
         if isinstance(message, Shutdown):
             self._reach("shutdown")
             return None if "ignore_shutdown" in self._armed else message
-        if isinstance(message, Generate) and "ignore_credit" in self._armed:
+        if isinstance(message, Begin) and "ignore_credit" in self._armed:
             return msgspec.structs.replace(message, credit_frames=_CREDIT_WITHOUT_END, credit_bytes=_CREDIT_WITHOUT_END)
         return message
 

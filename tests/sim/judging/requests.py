@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, Generate, GenerateRequest, StepEvents, Text
+from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, Begin, GenerateRequest, StepEvents, Text
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
@@ -70,7 +70,7 @@ class RequestsJudge:
         for action in actions:
             if isinstance(action, a.Deliver):
                 self._delivered(action.event, from_worker.get(id(action.event)))
-            elif isinstance(action, a.Send) and isinstance(action.message, Generate):
+            elif isinstance(action, a.Send) and isinstance(action.message, Begin):
                 self._leased(action.incarnation, action.message.request, now)
         if isinstance(event, e.RequestCancelled):
             asked = self.open.get(event.request_id)

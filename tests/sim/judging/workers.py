@@ -10,7 +10,7 @@ from lmx_protocol import limits
 from lmx_protocol.messages import (
     Beat,
     FromWorker,
-    Generate,
+    Begin,
     Hello,
     Imported,
     Load,
@@ -141,7 +141,7 @@ class WorkersJudge:
             state, name, since = self._state_since.get(model_id, (None, None, 0.0))
             began_before = state is WorkerState.SPAWNING and name == action.incarnation
             watched.loading_since = since if began_before else self._clock.now
-        elif isinstance(message, Generate):
+        elif isinstance(message, Begin):
             promise(
                 watched.doomed_at is None, f"{message.request.request_id} was leased to {action.incarnation}, which is doomed"
             )

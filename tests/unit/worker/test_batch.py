@@ -4,17 +4,17 @@ import pytest
 
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
 from lmx_protocol.limits import FAILURE_MESSAGE_CHARACTERS_MAX, QUEUE_TOTAL, STALLED_FRAMES_MAX
-from lmx_protocol.messages import Cancelled, Credit, Failed, Generate, GenerateRequest, Text, Timing, Usage
+from lmx_protocol.messages import Cancelled, Credit, Failed, Begin, GenerateRequest, Text, Timing, Usage
 from lmx_protocol.states import FinishReason
 from lmx_worker.backends.base import ErrorDelta, FinishDelta, Prepared, RequestError, TextDelta
 from lmx_worker.batch import Batch
 from tests.support.fake_backend import FakeBackend
 
 
-def generate(request_id: str, *, frames: int = 64) -> Generate:
+def generate(request_id: str, *, frames: int = 64) -> Begin:
     """A request with some credit."""
     request = GenerateRequest(request_id=request_id, model_id="m", prompt="p")
-    return Generate(request=request, credit_frames=frames, credit_bytes=10_000)
+    return Begin(request=request, credit_frames=frames, credit_bytes=10_000)
 
 
 def accepted(batch: Batch, *request_ids: str, frames: int = 64) -> None:

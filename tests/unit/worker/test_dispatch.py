@@ -7,7 +7,7 @@ import pytest
 from lmx_protocol.codec import decode_from_worker
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
 from lmx_protocol.limits import QUEUE_TOTAL
-from lmx_protocol.messages import Cancel, Failed, Generate, GenerateRequest, Load, ModelSpec, Shutdown, StepEvents
+from lmx_protocol.messages import Cancel, Failed, Begin, GenerateRequest, Load, ModelSpec, Shutdown, StepEvents
 from lmx_protocol.states import ModelFormat, WorkerPhase
 from lmx_worker.dispatch import Dispatcher
 from lmx_worker.inbox import Inbox
@@ -51,10 +51,10 @@ def desk() -> Iterator[Desk]:
     made.outbox.close()
 
 
-def generate(request_id: str) -> Generate:
+def generate(request_id: str) -> Begin:
     """A request with little credit."""
     request = GenerateRequest(request_id=request_id, model_id="m", prompt="p")
-    return Generate(request=request, credit_frames=1, credit_bytes=1)
+    return Begin(request=request, credit_frames=1, credit_bytes=1)
 
 
 def test_a_model_is_given_once(desk: Desk) -> None:

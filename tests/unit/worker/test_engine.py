@@ -11,7 +11,7 @@ from lmx_protocol.messages import (
     Cancelled,
     Failed,
     FromWorker,
-    Generate,
+    Begin,
     GenerateRequest,
     Goodbye,
     Imported,
@@ -79,10 +79,10 @@ def stage() -> Iterator[Stage]:
     made.outbox.close()
 
 
-def request(request_id: str) -> tuple[Generate, Prepared]:
+def request(request_id: str) -> tuple[Begin, Prepared]:
     """A request and its prepared form."""
     asked = GenerateRequest(request_id=request_id, model_id="m", prompt="p")
-    return Generate(request=asked, credit_frames=9, credit_bytes=999), Prepared(request=asked, tokens=[1], max_tokens=9)
+    return Begin(request=asked, credit_frames=9, credit_bytes=999), Prepared(request=asked, tokens=[1], max_tokens=9)
 
 
 class StopWhenIdle(FakeBackend):

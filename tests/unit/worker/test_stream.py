@@ -3,9 +3,23 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmx_protocol.credit import output_bytes
 from lmx_protocol.limits import CREDIT_BYTES, FLUSH_MILLISECONDS, FLUSH_TOKENS, STALLED_FRAMES_MAX
-from lmx_protocol.messages import AnyRequestEvent, Cancelled, Finished, Prefill, Text, Usage
+from lmx_protocol.messages import (
+    Alternative,
+    AnyRequestEvent,
+    Cancelled,
+    Finished,
+    Prefill,
+    Reasoning,
+    Text,
+    TokenLogprob,
+    ToolCallPart,
+    Usage,
+    Vectors,
+)
 from lmx_protocol.states import FinishReason
+from lmx_worker.backends.base import ToolCallDelta
 from lmx_worker.stream import RequestStream
 
 FLUSH_SECONDS = FLUSH_MILLISECONDS / 1000
@@ -209,3 +223,74 @@ def test_whatever_happens_text_is_complete_in_order_and_paid_for(script: list[tu
     assert given_text == text_of(events)
     assert list(range(len(events))) == [event.seq for event in events]
     assert out.ended
+
+
+def test_each_kind_of_text_goes_in_frames_of_its_own() -> None:
+    """Reasoning, answer and tool calls are never mixed in a frame, keep their order, and none is left behind."""
+    out = stream()
+    out.add_reasoning("hm", 1, now=0.0)
+    out.add_reasoning("m", 1, now=0.0)
+    out.add_text("so", 1, now=0.0)
+    out.add_tool_call(ToolCallDelta("r", 0, "", 0, call_id="c1", name="f"), now=0.0)
+    out.add_tool_call(ToolCallDelta("r", 0, "{}", 2), now=0.0)
+    out.add_tool_call(ToolCallDelta("r", 1, "[", 1, call_id="c2", name="g"), now=0.0)
+    first = out.take(0.0)
+
+    assert out.flush_at == FLUSH_SECONDS
+    assert first == [
+        Reasoning(request_id="r", seq=0, text="hmm", tokens=2),
+        Text(request_id="r", seq=1, text="so", tokens=1),
+        ToolCallPart(request_id="r", seq=2, index=0, call_id="c1", name="f", arguments="{}", tokens=2),
+    ]
+    assert out.take(FLUSH_SECONDS) == [
+        ToolCallPart(request_id="r", seq=3, index=1, call_id="c2", name="g", arguments="[", tokens=1)
+    ]
+
+
+def test_a_call_without_arguments_yet_is_told() -> None:
+    """The start of a tool call needs no text to leave."""
+    out = stream()
+    out.add_tool_call(ToolCallDelta("r", 0, "", 3, call_id="c", name="f"), now=0.0)
+
+    assert out.take(0.0) == [ToolCallPart(request_id="r", seq=0, index=0, call_id="c", name="f", tokens=3)]
+
+
+def test_log_probabilities_come_with_their_text_or_before_the_end() -> None:
+    """None is lost: those of held back text come with it, those of text that never came in a frame without text."""
+    first, second, third = (TokenLogprob(token=token, logprob=-1.0) for token in (b"a", b"b", b"c"))
+    out = stream()
+    out.add_text("", 1, 0.0, (first,))
+    out.add_text("ab", 1, 0.0, (second,))
+    out.add_text("", 1, 0.0, (third,))
+    out.end(FINISHED)
+
+    assert out.take(0.0)[:-1] == [Text(request_id="r", seq=0, text="ab", tokens=2, logprobs=(first, second))] + [
+        Text(request_id="r", seq=1, text="", tokens=1, logprobs=(third,))
+    ]
+
+
+def test_log_probabilities_do_not_pile_up_in_a_frame() -> None:
+    """A reader without credit gets many bounded frames later, not one that breaks the credit rule."""
+    entry = TokenLogprob(token=b"x", logprob=-1.0, alternatives=(Alternative(token=b"y", logprob=-2.0),) * 20)
+    out = stream(frames=0)
+    for index in range(10 * FLUSH_TOKENS):
+        out.add_text("x", 1, index * 1.0, (entry,))
+    out.grant(64, CREDIT_BYTES)
+    events = out.take(1e6)
+
+    assert text_of(events) == "x" * 10 * FLUSH_TOKENS
+    assert {len(event.logprobs) for event in events if isinstance(event, Text)} == {FLUSH_TOKENS}
+    assert sum(map(output_bytes, events)) > 10 * FLUSH_TOKENS * 20
+
+
+def test_results_wait_for_credit() -> None:
+    """Vectors and scores cost a frame and their bytes, and stay in order before the end."""
+    out = stream(frames=1, bytes_=4)
+    vectors = [Vectors(request_id="r", first_index=index, dimensions=1, data=bytes(4)) for index in range(2)]
+    for result in vectors:
+        out.add_result(result)
+    out.end(FINISHED)
+
+    assert [event.seq for event in out.take(0.0)] == [0]
+    out.grant(1, 1)
+    assert [type(event) for event in out.take(0.0)] == [Vectors, Finished]

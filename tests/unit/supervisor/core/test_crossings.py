@@ -1,7 +1,7 @@
 """Histories that cross: sleep before orders, unloads after reloads, words of the doomed. The simulation found each of them."""
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import Generate
+from lmx_protocol.messages import Begin
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
@@ -138,7 +138,7 @@ def test_a_load_that_ends_within_the_grace_of_its_kill_gets_no_canary(stage: Sta
     stage.tick(stage.fleet.policy.load_stall_seconds + 1)
     stage.loaded()
 
-    assert not stage.sent(Generate)
+    assert not stage.sent(Begin)
 
 
 def test_a_pid_that_is_known_after_the_death_changes_nothing(stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmx_protocol.messages import Failed, Generate, Shutdown
+from lmx_protocol.messages import Failed, Begin, Shutdown
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core.memory_watch import MemoryMark, memory_mark
@@ -58,10 +58,10 @@ def test_at_the_soft_mark_requests_run_on_and_new_ones_wait_until_the_memory_is_
     small.ask("waiting")
     small.tick(3)
 
-    assert [lease.request.request_id for lease in small.sent(Generate)][1:] == ["running"]
+    assert [lease.request.request_id for lease in small.sent(Begin)][1:] == ["running"]
     assert [told["mark"] for told in small.told("worker_memory")] == ["soft"]
     costs(small, NORMAL)
-    assert [lease.request.request_id for lease in small.sent(Generate)][1:] == ["running", "waiting"]
+    assert [lease.request.request_id for lease in small.sent(Begin)][1:] == ["running", "waiting"]
     assert small.signals() == []
 
 
@@ -79,7 +79,7 @@ def test_at_the_hard_mark_the_worker_is_replaced_when_its_requests_have_ended(sm
     small.die(code=0)
     assert small.of(a.Autopsy)[-1].verdict.reason == "memory_exceeded"
     small.come_up()
-    assert small.sent(Generate)[-1].request.request_id == "waiting"
+    assert small.sent(Begin)[-1].request.request_id == "waiting"
 
 
 def test_a_worker_that_falls_back_below_the_hard_mark_is_replaced_all_the_same(small: Stage) -> None:
@@ -120,7 +120,7 @@ def test_at_the_limit_the_worker_is_killed_at_once(small: Stage) -> None:
     assert small.of(a.Autopsy)[-1].verdict.reason == "memory_exceeded"
     assert small.ends("running") == []
     small.come_up()
-    assert small.sent(Generate)[-1].request.request_id == "running"
+    assert small.sent(Begin)[-1].request.request_id == "running"
 
 
 def test_an_idle_worker_at_the_soft_mark_is_replaced_as_soon_as_somebody_waits(small: Stage) -> None:

@@ -2,7 +2,7 @@
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import Generate, GenerateRequest, Sampling
+from lmx_protocol.messages import Begin, GenerateRequest, Sampling
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.poison import Suspects, fingerprint, is_poison
@@ -148,4 +148,4 @@ def test_a_cancelled_suspect_does_not_block_the_next_trial() -> None:
     stage.do(e.RequestCancelled("s1"))
     stage.finish("s1", seq=0)
 
-    assert [g.request.request_id for g in stage.sent(Generate)][-1] == "s2"
+    assert [g.request.request_id for g in stage.sent(Begin)][-1] == "s2"

@@ -2,7 +2,7 @@
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import Cancel, Cancelled, Failed, Finished, Generate, StepEvents, Text
+from lmx_protocol.messages import Cancel, Cancelled, Failed, Finished, Begin, StepEvents, Text
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
@@ -25,7 +25,7 @@ def test_a_request_waits_for_a_model_that_is_loading(stage: Stage) -> None:
     stage.ask("r")
     stage.come_up()
 
-    assert [g.request.request_id for g in stage.sent(Generate)][-1] == "r"
+    assert [g.request.request_id for g in stage.sent(Begin)][-1] == "r"
     assert stage.state() is WorkerState.BUSY
 
 
@@ -85,7 +85,7 @@ def test_a_death_before_the_first_token_is_replayed_once(stage: Stage) -> None:
     stage.die()
     assert not stage.ends("r")
     stage.come_up()
-    assert [g.request.request_id for g in stage.sent(Generate)].count("r") == 2
+    assert [g.request.request_id for g in stage.sent(Begin)].count("r") == 2
     stage.die()
     (end,) = stage.ends("r")
 
@@ -222,8 +222,8 @@ def test_a_worker_that_is_being_ended_gets_no_new_request(stage: Stage) -> None:
     stage.ready()
     stage.text("stranger", 0)
     stage.ask("r")
-    assert [g.request.request_id for g in stage.sent(Generate) if g.request.request_id == "r"] == []
+    assert [g.request.request_id for g in stage.sent(Begin) if g.request.request_id == "r"] == []
     stage.die()
     stage.come_up()
 
-    assert stage.sent(Generate)[-1].request.request_id == "r"
+    assert stage.sent(Begin)[-1].request.request_id == "r"

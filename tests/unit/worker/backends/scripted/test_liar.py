@@ -9,7 +9,7 @@ from lmx_protocol.messages import (
     Beat,
     Finished,
     FromWorker,
-    Generate,
+    Begin,
     GenerateRequest,
     Hello,
     Shutdown,
@@ -101,11 +101,11 @@ def test_wrong_version_and_mute() -> None:
 def test_deaf_and_greedy() -> None:
     """A Shutdown that is never heard, and credit without end."""
     request = GenerateRequest(request_id="r", model_id="m", prompt="p")
-    generate = Generate(request=request, credit_frames=1, credit_bytes=1)
+    generate = Begin(request=request, credit_frames=1, credit_bytes=1)
 
     assert liar("ignore_shutdown").incoming(Shutdown(grace_seconds=1)) is None
     greedy = liar("ignore_credit").incoming(generate)
-    assert isinstance(greedy, Generate) and greedy.credit_frames > 10**9
+    assert isinstance(greedy, Begin) and greedy.credit_frames > 10**9
 
 
 def test_triggers_on_the_wire() -> None:
