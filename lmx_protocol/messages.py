@@ -251,7 +251,7 @@ class Reasoning(RequestEvent, frozen=True, kw_only=True, tag="rsn"):
 
 
 class ToolCallPart(RequestEvent, frozen=True, kw_only=True, tag="tool"):
-    """A piece of a tool call. The first part of each call carries its id and name; calls are numbered from 0, one after another."""
+    """A piece of a tool call. Calls are numbered from 0, one after another; the first part of each carries its id and name."""
 
     index: Annotated[int, Meta(ge=0, le=TOOL_CALLS_MAX - 1)]
     arguments: str = ""
@@ -262,7 +262,7 @@ class ToolCallPart(RequestEvent, frozen=True, kw_only=True, tag="tool"):
 
 
 class Vectors(RequestEvent, frozen=True, kw_only=True, tag="vec"):
-    """The vectors of some inputs, in order from input `first_index`; `data` holds them one after the other, float32, little-endian."""
+    """The vectors of some inputs, in order from input `first_index`; `data` holds them as little-endian float32."""
 
     first_index: Count
     dimensions: Annotated[int, Meta(ge=1, le=2**20)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
 from lmx_protocol.limits import FAILURE_MESSAGE_CHARACTERS_MAX, QUEUE_TOTAL
-from lmx_protocol.messages import AnyRequestEvent, Credit, Failed, Finished, Begin, Usage
+from lmx_protocol.messages import AnyRequestEvent, Begin, Credit, Failed, Finished, Usage
 from lmx_worker.backends.base import (
     Backend,
     Delta,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from lmx_protocol.errors import ErrorCode, ExitCode, ProtocolViolation
 from lmx_protocol.limits import SHUTDOWN_WORK_RATIO
-from lmx_protocol.messages import Failed, Begin, Goodbye, Load, Shutdown, StepEvents, ToWorker
+from lmx_protocol.messages import Begin, Failed, Goodbye, Load, Shutdown, StepEvents, ToWorker
 from lmx_protocol.states import WorkerPhase
 from lmx_worker.inbox import Inbox
 from lmx_worker.outbox import Outbox

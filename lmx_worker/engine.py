@@ -8,9 +8,9 @@ from lmx_protocol.errors import ErrorCode, ExitCode, ProtocolViolation
 from lmx_protocol.limits import FLUSH_MILLISECONDS, LOAD_PROGRESS_SECONDS, STEP_FAILURES_MAX
 from lmx_protocol.messages import (
     AnyRequestEvent,
+    Begin,
     Cancel,
     Credit,
-    Begin,
     Goodbye,
     Imported,
     Load,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lmx_protocol.errors import ProtocolViolation
 from lmx_protocol.limits import INBOX_COMMANDS_MAX
-from lmx_protocol.messages import Cancel, Credit, Begin, Load, Shutdown
+from lmx_protocol.messages import Begin, Cancel, Credit, Load, Shutdown
 from lmx_worker.backends.base import Prepared, RequestError
 
 

@@ -3,8 +3,8 @@
 Rules, in the order they matter:
 - Events leave in the order they were put in, numbered from 0 without gaps, and the terminal event is the last.
 - Output costs one frame and its bytes of credit; `Prefill` and terminal events are free, but keep their place.
-- Text of one kind (answer, reasoning, arguments of one tool call) is merged until 20 ms or 16 tokens have passed since the last frame; the first text goes at once, and so does all text of
-  a model that needs longer than that for a token.
+- Text of one kind (answer, reasoning, arguments of one tool call) is merged until 20 ms or 16 tokens have passed since the last
+  frame; the first text goes at once, and so does all text of a model that needs longer than that for a token.
 - Out of credit, text is merged further until it would have made `STALLED_FRAMES_MAX` frames; then the stream is `stalled`.
 """
 
@@ -222,7 +222,9 @@ class RequestStream:
             if held.text and not part:
                 return False
             self._credit_frames -= 1
-            self._credit_bytes -= size_bytes + logprob_bytes(held.logprobs) + len(held.call_id.encode()) + len(held.name.encode())
+            self._credit_bytes -= (
+                size_bytes + logprob_bytes(held.logprobs) + len(held.call_id.encode()) + len(held.name.encode())
+            )
             self._number(held.event(self.request_id, part), events)
             held.text = held.text[len(part) :]
         return not (held.text or held.must_go_alone)

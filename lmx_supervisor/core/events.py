@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lmx_protocol.messages import FromWorker, AnyRequest, ModelSpec
+from lmx_protocol.messages import AnyRequest, FromWorker, ModelSpec
 from lmx_supervisor.core.exit_reason import ExitObservation, Verdict
 
 

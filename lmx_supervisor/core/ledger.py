@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, AnyRequest
+from lmx_protocol.messages import AnyRequest, AnyRequestEvent, Cancelled, Failed, Finished
 
 
 @dataclass(slots=True)

@@ -7,11 +7,11 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import (
     AnyRequest,
     AnyRequestEvent,
+    Begin,
     Cancel,
     Cancelled,
     Failed,
     Finished,
-    Begin,
     GenerateRequest,
     Reasoning,
     StepEvents,
@@ -242,7 +242,9 @@ class Serving:
         for entry in self._state.ledger.of_incarnation(incarnation.name):
             slot.running.discard(entry.request_id)
             held = self._state.suspects.of(entry.request, now)
-            may_replay = will_return and not entry.delivered_output and entry.replays < limits.REPLAYS_MAX and not is_poison(held)
+            may_replay = (
+                will_return and not entry.delivered_output and entry.replays < limits.REPLAYS_MAX and not is_poison(held)
+            )
             if entry.internal:
                 self._state.ledger.end(entry.request_id)
             elif entry.cancelled:

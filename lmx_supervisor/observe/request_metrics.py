@@ -187,8 +187,18 @@ class RequestWatch:
     """One request from its arrival to its end. One of these is told about every token: it keeps its own handles."""
 
     __slots__ = (
-        "_arrived_at", "_cached_tokens", "_cancelled_at", "_client", "_inter_token", "_leased", "_metrics", "_model",
-        "_model_id", "_prompt_tokens", "_output_at", "_tokens",
+        "_arrived_at",
+        "_cached_tokens",
+        "_cancelled_at",
+        "_client",
+        "_inter_token",
+        "_leased",
+        "_metrics",
+        "_model",
+        "_model_id",
+        "_output_at",
+        "_prompt_tokens",
+        "_tokens",
     )  # fmt: skip
 
     def __init__(self, metrics: RequestMetrics, model_id: str, model: str, client: str | None) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import zmq.asyncio
 
 from lmx_protocol import limits
-from lmx_protocol.messages import Credit, Begin, GenerateRequest, ModelSpec
+from lmx_protocol.messages import Begin, Credit, GenerateRequest, ModelSpec
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e

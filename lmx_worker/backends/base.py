@@ -149,7 +149,10 @@ class Backend(Protocol):
         """Bring the model into memory, ready to step. Raises `LoadError`."""
 
     def prepare(self, request: AnyRequest) -> Prepared:
-        """Template, tokenize and validate; refuse the kinds of request this model cannot answer. Raises `RequestError`. Thread-safe beside `step`."""
+        """Template, tokenize and validate. Raises `RequestError`, also for a kind of request that this model cannot answer.
+
+        Thread-safe beside `step`.
+        """
 
     def has_room(self) -> bool:
         """Whether `insert` may be called now."""

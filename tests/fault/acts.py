@@ -25,7 +25,7 @@ LONG = "tell me at length"
 SHORT_ANSWER = "all is well"
 
 NO_END_OF_DEMO_MODEL = {"0": -100, "2": -100}
-"""A `logit_bias` against both tokens with which the demo model may end: without it a sampled answer can be over before the blow."""
+"""A `logit_bias` against the tokens with which the demo model ends: a sampled answer could be over before the blow."""
 
 CRASH_DETECTION_SECONDS = 0.05
 WARM_RESTART_SECONDS = 1.5

@@ -16,10 +16,10 @@ from lmx_protocol.messages import (
     Cancelled,
     CountRequest,
     Credit,
+    EmbedRequest,
     Failed,
     Finished,
     FromWorker,
-    EmbedRequest,
     GenerateRequest,
     Goodbye,
     Hello,
@@ -63,8 +63,12 @@ FROM_WORKER: tuple[FromWorker, ...] = (
     Loaded(facts=facts(), seconds=0.1, footprint_bytes=1000),
     LoadFailed(code=ErrorCode.MODEL_PROBE_FAILED, message="no"),
     StepEvents(events=(Prefill(request_id="r", done_tokens=1, prompt_tokens=2), Text(request_id="r", seq=1, text="x"))),
-    StepEvents(events=(Reasoning(request_id="r", text="x"), ToolCallPart(request_id="r", seq=1, index=0, call_id="c", name="f"))),
-    StepEvents(events=(Text(request_id="r", text="x", logprobs=(LOGPROB,)), Scores(request_id="r", first_index=0, values=(0.5,)))),
+    StepEvents(
+        events=(Reasoning(request_id="r", text="x"), ToolCallPart(request_id="r", seq=1, index=0, call_id="c", name="f"))
+    ),
+    StepEvents(
+        events=(Text(request_id="r", text="x", logprobs=(LOGPROB,)), Scores(request_id="r", first_index=0, values=(0.5,)))
+    ),
     StepEvents(events=(Vectors(request_id="r", first_index=0, dimensions=1, data=bytes(4)),)),
     StepEvents(events=(Finished(request_id="r", reason=FinishReason.STOP, usage=Usage(completion_tokens=1)),)),
     StepEvents(events=(Failed(request_id="r", code=ErrorCode.GENERATION_ERROR, message="no"), Cancelled(request_id="r"))),

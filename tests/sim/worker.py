@@ -12,12 +12,12 @@ from lmx_protocol.errors import ErrorCode, ExitCode
 from lmx_protocol.messages import (
     AnyRequestEvent,
     Beat,
+    Begin,
     Cancel,
     Cancelled,
     Failed,
     Finished,
     FromWorker,
-    Begin,
     Goodbye,
     Hello,
     Imported,

@@ -21,12 +21,12 @@ from lmx_protocol import limits
 from lmx_protocol.codec import decode_from_worker, encode
 from lmx_protocol.messages import (
     AnyRequestEvent,
+    Begin,
     BootSpec,
     Cancelled,
     Failed,
     Finished,
     FromWorker,
-    Begin,
     GenerateRequest,
     Load,
     Loaded,

@@ -1,7 +1,7 @@
 """What a dialect's translator is to the answering loop: neutral events in, bytes of that dialect out. Pure.
 
-A translator serves one request of a client, which may ask for several answers ("choices", numbered from 0). It must hold: what a
-stream's parts say, put together, equals what `whole` says of the same events.
+A translator serves one request of a client, which may ask for several answers ("choices", numbered from 0). It must hold: what
+a stream's parts say, put together, equals what `whole` says of the same events.
 """
 
 from collections.abc import Sequence

@@ -8,9 +8,9 @@ import msgspec
 from lmx_protocol.limits import FRAME_BYTES_MAX_UP
 from lmx_protocol.messages import (
     Beat,
+    Begin,
     Finished,
     FromWorker,
-    Begin,
     Hello,
     RequestEvent,
     Shutdown,

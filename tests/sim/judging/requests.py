@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, Begin, GenerateRequest, StepEvents, Text
+from lmx_protocol.messages import AnyRequestEvent, Begin, Cancelled, Failed, Finished, GenerateRequest, StepEvents, Text
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e

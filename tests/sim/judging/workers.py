@@ -9,8 +9,8 @@ from math import inf
 from lmx_protocol import limits
 from lmx_protocol.messages import (
     Beat,
-    FromWorker,
     Begin,
+    FromWorker,
     Hello,
     Imported,
     Load,

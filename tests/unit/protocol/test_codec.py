@@ -85,7 +85,13 @@ def test_every_message_belongs_to_one_direction() -> None:
     ]
     tags = [kind.__struct_config__.tag for kind in tagged]
     assert len(tags) == len(set(tags))
-    unions = {*get_args(FromWorker), *get_args(ToWorker), *get_args(messages.AnyRequestEvent), *get_args(messages.AnyRequest), BootSpec}
+    unions = {
+        *get_args(FromWorker),
+        *get_args(ToWorker),
+        *get_args(messages.AnyRequestEvent),
+        *get_args(messages.AnyRequest),
+        BootSpec,
+    }
     assert set(tagged) == unions
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
 from lmx_protocol.limits import FAILURE_MESSAGE_CHARACTERS_MAX, QUEUE_TOTAL, STALLED_FRAMES_MAX
-from lmx_protocol.messages import Cancelled, Credit, Failed, Begin, GenerateRequest, Text, Timing, Usage
+from lmx_protocol.messages import Begin, Cancelled, Credit, Failed, GenerateRequest, Text, Timing, Usage
 from lmx_protocol.states import FinishReason
 from lmx_worker.backends.base import ErrorDelta, FinishDelta, Prepared, RequestError, TextDelta
 from lmx_worker.batch import Batch

@@ -7,7 +7,7 @@ import pytest
 from lmx_protocol.codec import decode_from_worker
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
 from lmx_protocol.limits import QUEUE_TOTAL
-from lmx_protocol.messages import Cancel, Failed, Begin, GenerateRequest, Load, ModelSpec, Shutdown, StepEvents
+from lmx_protocol.messages import Begin, Cancel, Failed, GenerateRequest, Load, ModelSpec, Shutdown, StepEvents
 from lmx_protocol.states import ModelFormat, WorkerPhase
 from lmx_worker.dispatch import Dispatcher
 from lmx_worker.inbox import Inbox

@@ -8,10 +8,10 @@ from lmx_protocol import limits
 from lmx_protocol.codec import decode_from_worker
 from lmx_protocol.errors import ErrorCode, ExitCode
 from lmx_protocol.messages import (
+    Begin,
     Cancelled,
     Failed,
     FromWorker,
-    Begin,
     GenerateRequest,
     Goodbye,
     Imported,

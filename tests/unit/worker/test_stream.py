@@ -229,21 +229,23 @@ def test_each_kind_of_text_goes_in_frames_of_its_own() -> None:
     """Reasoning, answer and tool calls are never mixed in a frame, keep their order, and none is left behind."""
     out = stream()
     out.add_reasoning("hm", 1, now=0.0)
+    first = out.take(0.0)
     out.add_reasoning("m", 1, now=0.0)
     out.add_text("so", 1, now=0.0)
     out.add_tool_call(ToolCallDelta("r", 0, "", 0, call_id="c1", name="f"), now=0.0)
     out.add_tool_call(ToolCallDelta("r", 0, "{}", 2), now=0.0)
     out.add_tool_call(ToolCallDelta("r", 1, "[", 1, call_id="c2", name="g"), now=0.0)
-    first = out.take(0.0)
+    pushed_out = out.take(0.0)
 
-    assert out.flush_at == FLUSH_SECONDS
-    assert first == [
-        Reasoning(request_id="r", seq=0, text="hmm", tokens=2),
-        Text(request_id="r", seq=1, text="so", tokens=1),
-        ToolCallPart(request_id="r", seq=2, index=0, call_id="c1", name="f", arguments="{}", tokens=2),
+    assert [Reasoning(request_id="r", seq=0, text="hm", tokens=1)] == first
+    assert FLUSH_SECONDS == out.flush_at
+    assert pushed_out == [
+        Reasoning(request_id="r", seq=1, text="m", tokens=1),
+        Text(request_id="r", seq=2, text="so", tokens=1),
+        ToolCallPart(request_id="r", seq=3, index=0, call_id="c1", name="f", arguments="{}", tokens=2),
     ]
     assert out.take(FLUSH_SECONDS) == [
-        ToolCallPart(request_id="r", seq=3, index=1, call_id="c2", name="g", arguments="[", tokens=1)
+        ToolCallPart(request_id="r", seq=4, index=1, call_id="c2", name="g", arguments="[", tokens=1)
     ]
 
 
@@ -264,8 +266,9 @@ def test_log_probabilities_come_with_their_text_or_before_the_end() -> None:
     out.add_text("", 1, 0.0, (third,))
     out.end(FINISHED)
 
-    assert out.take(0.0)[:-1] == [Text(request_id="r", seq=0, text="ab", tokens=2, logprobs=(first, second))] + [
-        Text(request_id="r", seq=1, text="", tokens=1, logprobs=(third,))
+    assert out.take(0.0)[:-1] == [
+        Text(request_id="r", seq=0, text="ab", tokens=2, logprobs=(first, second)),
+        Text(request_id="r", seq=1, text="", tokens=1, logprobs=(third,)),
     ]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmx_protocol.messages import Failed, Begin, Shutdown
+from lmx_protocol.messages import Begin, Failed, Shutdown
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core.memory_watch import MemoryMark, memory_mark

@@ -2,7 +2,7 @@
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import Cancel, Cancelled, Failed, Finished, Begin, StepEvents, Text
+from lmx_protocol.messages import Begin, Cancel, Cancelled, Failed, Finished, StepEvents, Text
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e

@@ -7,9 +7,9 @@ from lmx_protocol.errors import ProtocolViolation
 from lmx_protocol.limits import FRAME_BYTES_MAX_UP
 from lmx_protocol.messages import (
     Beat,
+    Begin,
     Finished,
     FromWorker,
-    Begin,
     GenerateRequest,
     Hello,
     Shutdown,
