@@ -13,17 +13,32 @@ from lmx_worker.prepare import Preparer
 from lmx_worker.vitals import Vitals
 
 
+def call_after(seconds: float, act: Callable[[], None]) -> None:
+    """Call from a thread of its own once so much time has passed, whatever the other threads do meanwhile."""
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+
+
 class Dispatcher:
     """Routes messages. Its `handle` never blocks."""
 
     def __init__(
-        self, *, inbox: Inbox, outbox: Outbox, preparer: Preparer, vitals: Vitals, show_title: Callable[[str], None]
+        self,
+        *,
+        inbox: Inbox,
+        outbox: Outbox,
+        preparer: Preparer,
+        vitals: Vitals,
+        show_title: Callable[[str], None],
+        after: Callable[[float, Callable[[], None]], None] = call_after,
     ) -> None:
         self._inbox = inbox
         self._outbox = outbox
         self._preparer = preparer
         self._vitals = vitals
         self._show_title = show_title
+        self._after = after
         self._has_order = False
         self._is_stopping = False
 
@@ -65,9 +80,7 @@ class Dispatcher:
         # does not end gets most of the grace, because a backend that closes in order gives its memory back sooner.
         is_interruptible = self._vitals.phase not in (WorkerPhase.IMPORTING, WorkerPhase.LOADING)
         patience_seconds = shutdown.grace_seconds * SHUTDOWN_WORK_RATIO if is_interruptible else 0.0
-        fuse = threading.Timer(patience_seconds, self._leave_without_engine)
-        fuse.daemon = True
-        fuse.start()
+        self._after(patience_seconds, self._leave_without_engine)
 
     def _leave_without_engine(self) -> None:
         self._outbox.post(Goodbye(reason="shutdown"))

@@ -1,13 +1,13 @@
 """What happens at once when the supervisor speaks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from lmx_protocol.codec import decode_from_worker
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
-from lmx_protocol.limits import QUEUE_TOTAL
-from lmx_protocol.messages import Begin, Cancel, Failed, GenerateRequest, Load, ModelSpec, Shutdown, StepEvents
+from lmx_protocol.limits import QUEUE_TOTAL, SHUTDOWN_WORK_RATIO
+from lmx_protocol.messages import Begin, Cancel, Failed, GenerateRequest, Goodbye, Load, ModelSpec, Shutdown, StepEvents
 from lmx_protocol.states import ModelFormat, WorkerPhase
 from lmx_worker.dispatch import Dispatcher
 from lmx_worker.inbox import Inbox
@@ -27,12 +27,14 @@ class Desk:
         self.outbox = Outbox()
         self.vitals = Vitals()
         self.titles: list[str] = []
+        self.fuses: list[tuple[float, Callable[[], None]]] = []
         self.dispatcher = Dispatcher(
             inbox=self.inbox,
             outbox=self.outbox,
             preparer=Preparer(FakeBackend(), self.inbox),
             vitals=self.vitals,
             show_title=self.titles.append,
+            after=lambda seconds, act: self.fuses.append((seconds, act)),
         )
 
     def refusal(self) -> Failed:
@@ -82,6 +84,25 @@ def test_stopping_worker_refuses_new_work(desk: Desk) -> None:
 
     assert ("late", ErrorCode.SHUTTING_DOWN, 0) == (desk.refusal().request_id, desk.refusal().code, desk.refusal().seq)
     assert desk.outbox.departure is None
+
+
+def test_a_worker_that_cannot_stop_in_order_leaves_without_its_engine(desk: Desk) -> None:
+    """A step gets most of the grace to end; then the main thread leaves by itself, with a goodbye."""
+    desk.vitals.phase = WorkerPhase.GENERATING
+    desk.dispatcher.handle(Shutdown(grace_seconds=60))
+    ((seconds, leave),) = desk.fuses
+
+    assert 60 * SHUTDOWN_WORK_RATIO == seconds
+    leave()
+    assert (Goodbye(reason="shutdown"), 0) == (decode_from_worker(desk.outbox.peek()), desk.outbox.departure)
+
+
+def test_a_load_is_not_waited_for(desk: Desk) -> None:
+    """A load cannot be interrupted, and there is no answer to finish: a worker that loads leaves at once."""
+    desk.vitals.phase = WorkerPhase.LOADING
+    desk.dispatcher.handle(Shutdown(grace_seconds=60))
+
+    assert [0.0] == [seconds for seconds, _ in desk.fuses]
 
 
 def test_too_many_unprepared_requests_are_refused(desk: Desk) -> None:
