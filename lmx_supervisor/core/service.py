@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from lmx_protocol.messages import AnyRequestEvent, GenerateRequest
+from lmx_protocol.messages import AnyRequest, AnyRequestEvent
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.event_log import Gap, LoggedEvent
@@ -169,7 +169,7 @@ class Service(Protocol):
     def metrics(self) -> bytes:
         """Everything that is measured, in Prometheus' text format 0.0.4."""
 
-    def submit(self, request: GenerateRequest, origin: Origin) -> Answer:
+    def submit(self, request: AnyRequest, origin: Origin) -> Answer:
         """Queue a generation. Never blocks and never raises for a model's state: refusals arrive as a `Failed` event."""
 
     async def load(self, order: LoadOrder) -> LoadOutcome:

@@ -23,7 +23,7 @@ from lmx_supervisor.gateway.admin.models import AdminModels
 from lmx_supervisor.gateway.admin.quarantine import AdminQuarantine
 from lmx_supervisor.gateway.admin.status import AdminStatus
 from lmx_supervisor.gateway.admin.workers import AdminWorkers
-from lmx_supervisor.gateway.answer_reader import AbandonedAnswers
+from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.auth import RequireAdminKey, RequireInferenceKey
 from lmx_supervisor.gateway.dialects.openai_chat import ChatCompletions
 from lmx_supervisor.gateway.edge import Edge
@@ -31,12 +31,13 @@ from lmx_supervisor.gateway.foreign_sites import RefuseForeignSites
 from lmx_supervisor.gateway.framing import DiscardUnreadBody, RefuseBadHeaders
 from lmx_supervisor.gateway.held_bodies import BoundHeldBodies
 from lmx_supervisor.gateway.models import Models
+from lmx_supervisor.gateway.open_requests import OpenRequests
 from lmx_supervisor.gateway.probes import Probes
 from lmx_supervisor.gateway.problem import Problem
 
 
 def create_app(service: Service) -> Starlette:
-    """The application for one service. Its only state: the answers that clients abandoned, and how much of bodies is held."""
+    """The application for one service. Its only state: the answers that have not ended, and how much of bodies is held."""
     probes = Probes(service)
     app = Starlette(
         routes=[
@@ -76,10 +77,11 @@ def _router(routes: list[BaseRoute]) -> Router:
 
 
 def _inference_routes(service: Service) -> list[BaseRoute]:
-    chat = ChatCompletions(service, AbandonedAnswers())
+    open_answers = OpenAnswers()
     models = Models(service)
     return [
-        Route("/chat/completions", chat.create, methods=["POST"]),
+        Route("/chat/completions", ChatCompletions(service, open_answers).create, methods=["POST"]),
+        Route("/requests/{request_id:path}/cancel", OpenRequests(open_answers).cancel, methods=["POST"]),
         Route("/models", models.index),
         # `path`: ids contain slashes, raw or as %2F.
         Route("/models/{model_id:path}", models.show),

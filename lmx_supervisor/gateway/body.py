@@ -67,22 +67,25 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[Decoded], *, within: 
     except msgspec.ValidationError as error:
         raise _invalid_field(str(error), within) from None
     except msgspec.DecodeError as error:
-        raise Problem(ErrorCode.INVALID_REQUEST, f"The body is not valid JSON: {error}.") from None
+        message = f"{within or 'The body'} is not valid JSON: {error}."
+        raise Problem(ErrorCode.INVALID_REQUEST, message, param=within or None) from None
     except UnicodeDecodeError:
         raise Problem(ErrorCode.INVALID_REQUEST, "The body is not valid JSON: a string is not UTF-8.") from None
     except RecursionError:
         raise Problem(ErrorCode.INVALID_REQUEST, "The body is not valid JSON: it is nested too deeply.") from None
 
 
-def decode_field(name: str, raw: msgspec.Raw, decoder: msgspec.json.Decoder[Decoded]) -> Decoded:
+def decode_field(
+    name: str, raw: msgspec.Raw, decoder: msgspec.json.Decoder[Decoded], *, bytes_max: int = limits.RAW_FIELD_BYTES_MAX
+) -> Decoded:
     """A list or map that was kept as raw JSON, as the decoder's type. Raises `Problem` (400) with its `param`.
 
     msgspec builds a whole container before it looks at its bounds, and a million small values take it long enough for every
     stream to notice. Skipping over them costs nothing, so such fields are kept raw and refused by their size in bytes first.
     """
     data = bytes(raw)
-    if len(data) > limits.RAW_FIELD_BYTES_MAX:
-        message = f"{name}: this takes {len(data)} bytes; at most {limits.RAW_FIELD_BYTES_MAX} are allowed."
+    if len(data) > bytes_max:
+        message = f"{name}: this takes {len(data)} bytes; at most {bytes_max} are allowed."
         raise Problem(ErrorCode.INVALID_REQUEST, message, param=name)
     return decode_json(data, decoder, within=name)
 

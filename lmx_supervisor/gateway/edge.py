@@ -36,6 +36,12 @@ def new_request_id() -> str:
     return f"req-{secrets.token_hex(12)}"
 
 
+def request_id_of(scope: Scope) -> str:
+    """What this request's response will have as its `X-Request-ID`."""
+    request_id: str = scope["state"]["request_id"]
+    return request_id
+
+
 class Edge:
     """Middleware: `X-Request-ID` on every response, one log line per request, failures to responses, bugs to 500."""
 
@@ -90,7 +96,7 @@ class _Exchange:
         self._send = send
         self._bytes_sent = 0
         self._started_seconds = time.monotonic()
-        scope.setdefault("state", {})["log_fields"] = {}
+        scope.setdefault("state", {}).update(log_fields={}, request_id=self.request_id)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import GenerateRequest, ModelSpec
+from lmx_protocol.messages import AnyRequest, ModelSpec
 from lmx_protocol.states import BACKEND_OF_FORMAT, BackendName, ModelFormat
 from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
 from lmx_supervisor.catalog.disk_calls import DiskCalls
@@ -120,7 +120,7 @@ class LocalService:
         """Everything that is measured, in Prometheus' text format 0.0.4."""
         return self._metrics.text()
 
-    def submit(self, request: GenerateRequest, origin: Origin) -> Answer:
+    def submit(self, request: AnyRequest, origin: Origin) -> Answer:
         """Queue a generation."""
         return self._supervisor.submit(request, self._metrics.requests.watch(request.model_id, origin))
 

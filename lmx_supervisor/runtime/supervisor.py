@@ -16,7 +16,7 @@ from collections.abc import Callable
 import zmq.asyncio
 
 from lmx_protocol import limits
-from lmx_protocol.messages import Begin, Credit, GenerateRequest, ModelSpec
+from lmx_protocol.messages import AnyRequest, Begin, Credit, ModelSpec
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
@@ -102,7 +102,7 @@ class Supervisor:
         """All workers at this moment."""
         return fleet_view(self._fleet.state, time.monotonic(), time.time())
 
-    def submit(self, request: GenerateRequest, watch: AnswerWatch = UNWATCHED) -> OpenAnswer:
+    def submit(self, request: AnyRequest, watch: AnswerWatch = UNWATCHED) -> OpenAnswer:
         """Queue a generation; `watch` is told what happens to it."""
         answer = OpenAnswer(request.request_id, on_cancel=self._cancel, on_credit=self._grant, watch=watch)
         self._answers[request.request_id] = answer

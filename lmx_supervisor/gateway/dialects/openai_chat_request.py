@@ -1,112 +1,126 @@
-"""A validated chat body as the neutral `GenerateRequest`. What cannot be done is refused here, never ignored. Pure."""
+"""A validated chat body as neutral requests, one per choice. What cannot be done is refused here, never ignored. Pure."""
 
 from typing import Any
 
+import msgspec
 from msgspec import Raw
 
-from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import GenerateRequest, Message, Sampling
+from lmx_protocol.messages import GenerateRequest, Message
 from lmx_supervisor.gateway.body import decode_field
-from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody, ChatMessage, bias_decoder, stop_decoder
-from lmx_supervisor.gateway.problem import Problem
+from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody, ChatMessage, ContentPart
+from lmx_supervisor.gateway.dialects.openai_fields import as_choices, refuse_larger_context, sampling, stop_strings
+from lmx_supervisor.gateway.dialects.openai_inbound import invalid_value, is_given, not_supported, required
+from lmx_supervisor.gateway.dialects.openai_output import output_form
+from lmx_supervisor.gateway.dialects.openai_tools import earlier_calls, tools_and_choice
 
-RANDOM_SEED = -1
+_TEMPLATES_OWN = ("messages", "tools", "add_generation_prompt")
+"""Variables of a chat template that the request itself sets."""
 
-_EMPTY_JSON = frozenset({b"null", b"[]", b"{}", b'""'})
+_arguments_decoder = msgspec.json.Decoder(dict[str, Any] | None)
 
 
-def to_generate_request(body: ChatBody, request_id: str, *, context_length: int | None) -> GenerateRequest:
-    """The request that `body` asks for. Raises `Problem` (400 `not_supported` or `invalid_value`, with `param`).
+def to_generate_requests(body: ChatBody, request_id: str, *, context_length: int | None) -> list[GenerateRequest]:
+    """The requests that `body` asks for. Raises `Problem` (400, with `param`).
 
     `context_length` is that of the model as it is loaded, in tokens; None when it is not known.
     """
     _refuse_unsupported(body)
-    if body.num_ctx is not None and context_length is not None and body.num_ctx > context_length:
-        message = (
-            f"num_ctx: {body.model} is loaded with a context of {context_length} tokens, and a request does not reload it; "
-            "unload it and load it with max_context_length."
-        )
-        raise Problem(ErrorCode.INVALID_VALUE, message, param="num_ctx")
-    return GenerateRequest(
+    refuse_larger_context(body, context_length)
+    tools, tool_choice = tools_and_choice(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
+    messages = tuple(_to_message(message, f"messages.{index}") for index, message in enumerate(body.messages))
+    if body.continue_final_message and messages[-1].role != "assistant":
+        raise invalid_value("continue_final_message", "the last message is not the assistant's; there is nothing to continue.")
+    request = GenerateRequest(
         request_id=request_id,
         model_id=body.model,
-        messages=tuple(_to_message(message, index) for index, message in enumerate(body.messages)),
+        messages=messages,
         max_tokens=body.max_completion_tokens or body.max_tokens,
-        stop=_stop_strings(body.stop),
-        sampling=_sampling(body),
+        stop=stop_strings(body),
+        sampling=sampling(body),
+        tools=tools,
+        tool_choice=tool_choice,
+        output=output_form(body),
+        logprobs=_logprobs(body),
+        template_arguments=_template_arguments(body),
+        continues_last_message=bool(body.continue_final_message),
+    )
+    return as_choices(request, body.n or 1)
+
+
+def _logprobs(body: ChatBody) -> int | None:
+    if body.logprobs:
+        return body.top_logprobs or 0
+    if body.top_logprobs:
+        raise invalid_value("top_logprobs", "this needs `logprobs: true`.")
+    return None
+
+
+def _template_arguments(body: ChatBody) -> str:
+    """What the client wants its chat template to know; the client's own arguments win over what `reasoning_effort` implies."""
+    implied: dict[str, Any] = {}
+    if body.reasoning_effort is not None:
+        implied["reasoning_effort"] = body.reasoning_effort
+        if body.reasoning_effort == "none":
+            implied["enable_thinking"] = False
+    given = decode_field("chat_template_kwargs", body.chat_template_kwargs, _arguments_decoder) or {}
+    for name in _TEMPLATES_OWN:
+        if name in given:
+            raise invalid_value(f"chat_template_kwargs.{name}", "the request sets this itself; leave it out.")
+    arguments = implied | given
+    return msgspec.json.encode(arguments).decode() if arguments else ""
+
+
+def _to_message(message: ChatMessage, param: str) -> Message:
+    for field in ("function_call", "audio"):
+        if is_given(getattr(message, field)):
+            raise not_supported(f"{param}.{field}")
+    if is_given(message.tool_calls) and message.role != "assistant":
+        raise invalid_value(f"{param}.tool_calls", "only the assistant calls tools.")
+    if message.role == "tool" and message.tool_call_id is None:
+        raise required(f"{param}.tool_call_id")
+    # `developer` is OpenAI's newer name for `system`; chat templates know only the latter.
+    role = "system" if message.role == "developer" else message.role
+    return Message(
+        role=role,
+        content=_content(message, param),
+        name=message.name,
+        reasoning=message.reasoning_content or message.reasoning or "",
+        tool_calls=earlier_calls(message.tool_calls, f"{param}.tool_calls"),
+        tool_call_id=message.tool_call_id,
     )
 
 
-def _stop_strings(raw: Raw) -> tuple[str, ...]:
-    stop = decode_field("stop", raw, stop_decoder)
-    if stop is None:
-        return ()
-    return (stop,) if isinstance(stop, str) else tuple(stop)
-
-
-def _sampling(body: ChatBody) -> Sampling:
-    """The client's choices over the defaults."""
-    chosen: dict[str, Any] = {
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "min_p": body.min_p,
-        "repeat_penalty": body.repetition_penalty,
-        "frequency_penalty": body.frequency_penalty,
-        "presence_penalty": body.presence_penalty,
-        "seed": None if body.seed == RANDOM_SEED else body.seed,
-    }
-    biases = decode_field("logit_bias", body.logit_bias, bias_decoder) or {}
-    bias = tuple(sorted((int(token), value) for token, value in biases.items()))
-    return Sampling(logit_bias=bias, **{name: value for name, value in chosen.items() if value is not None})
-
-
-def _to_message(message: ChatMessage, index: int) -> Message:
-    for field in ("tool_calls", "function_call", "audio"):
-        if _is_given(getattr(message, field)):
-            raise _not_supported(f"messages.{index}.{field}")
-    # `developer` is OpenAI's newer name for `system`; chat templates know only the latter.
-    role = "system" if message.role == "developer" else message.role
-    return Message(role=role, content=_content(message, index), name=message.name)
-
-
-def _content(message: ChatMessage, index: int) -> str:
+def _content(message: ChatMessage, param: str) -> str:
     if message.content is None:
-        return ""
+        return message.refusal or ""
     if isinstance(message.content, str):
         return message.content
-    texts = []
-    for position, part in enumerate(message.content):
-        param = f"messages.{index}.content.{position}"
-        if part.type != "text":
-            raise _not_supported(f"{param}.type", f"content parts of type {part.type!r} are not supported; send text.")
-        if part.text is None:
-            raise Problem(ErrorCode.INVALID_REQUEST, f"{param}.text: this field is required.", param=f"{param}.text")
-        texts.append(part.text)
-    return "\n".join(texts)
+    return "\n".join(_text(part, f"{param}.content.{index}") for index, part in enumerate(message.content))
+
+
+def _text(part: ContentPart, param: str) -> str:
+    if part.type not in ("text", "refusal"):
+        raise not_supported(f"{param}.type", f"content parts of type {part.type[:64]!r} are not supported; send text.")
+    text = part.text if part.type == "text" else part.refusal
+    if text is None:
+        raise required(f"{param}.{part.type}")
+    return text
 
 
 def _refuse_unsupported(body: ChatBody) -> None:
-    for field in ("tools", "functions", "function_call", "audio", "web_search_options", "grammar", "json_schema"):
-        if _is_given(getattr(body, field)):
-            raise _not_supported(field)
-    if _is_given(body.tool_choice) and bytes(body.tool_choice) != b'"none"':
-        raise _not_supported("tool_choice")
-    if body.response_format is not None and body.response_format.type != "text":
-        raise _not_supported("response_format", "only the type 'text' is supported.")
+    for field in ("functions", "function_call"):
+        if _asks_for_functions(getattr(body, field)):
+            raise not_supported(field, "this was replaced by `tools` and `tool_choice`; send those.")
+    for field in ("audio", "web_search_options"):
+        if is_given(getattr(body, field)):
+            raise not_supported(field)
     if body.modalities is not None and body.modalities != ["text"]:
-        raise _not_supported("modalities", "only ['text'] is supported.")
-    if body.logprobs:
-        raise _not_supported("logprobs")
-    if body.top_logprobs:
-        raise _not_supported("top_logprobs")
-    if body.n is not None and body.n > 1:
-        raise _not_supported("n", "one choice per request is supported; send several requests, they are decoded together.")
+        raise not_supported("modalities", "only ['text'] is supported.")
+    if body.verbosity not in (None, "medium"):
+        raise not_supported("verbosity", "only 'medium' is supported; say in the prompt how long the answer should be.")
+    if body.store:
+        raise not_supported("store", "chat completions are not stored; leave it out.")
 
 
-def _is_given(raw: Any) -> bool:
-    return bytes(raw).replace(b" ", b"") not in _EMPTY_JSON
-
-
-def _not_supported(param: str, reason: str = "this is not supported yet; leave it out.") -> Problem:
-    return Problem(ErrorCode.NOT_SUPPORTED, f"{param}: {reason}", param=param)
+def _asks_for_functions(raw: Raw) -> bool:
+    return is_given(raw) and bytes(raw) != b'"none"'

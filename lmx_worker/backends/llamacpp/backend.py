@@ -94,6 +94,14 @@ class LlamaCppBackend:
             weights_bytes=weights.weights_bytes,
             slots=spec.slots,
             has_chat_template=source is not None,
+            unsupported_fields=(
+                "tools",
+                "output",
+                "logprobs",
+                "prompt_tokens",
+                "template_arguments",
+                "continues_last_message",
+            ),
         )
 
     def close(self) -> None:

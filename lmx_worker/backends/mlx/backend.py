@@ -115,6 +115,14 @@ class MlxBackend:
             weights_bytes=loaded.weights_bytes,
             slots=spec.slots,
             has_chat_template=bool(loaded.tokenizer.has_chat_template),
+            unsupported_fields=(
+                "tools",
+                "output",
+                "logprobs",
+                "prompt_tokens",
+                "template_arguments",
+                "continues_last_message",
+            ),
         )
 
     def prepare(self, request: AnyRequest) -> Prepared:
