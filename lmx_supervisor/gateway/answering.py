@@ -121,7 +121,7 @@ class AnswerResponse:
         """Write the stream from its opening to its end marker. Raises `Problem` where it is cut off."""
         now = asyncio.get_running_loop().time
         finished: dict[int, Finished] = {}
-        opening = self._translator.opening()
+        opening, quiet_since_seconds = self._translator.opening(), now()
         while True:
             part = opening + self._render(came, finished)
             opening = b""

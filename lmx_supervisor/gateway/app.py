@@ -26,6 +26,7 @@ from lmx_supervisor.gateway.admin.workers import AdminWorkers
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.auth import RequireAdminKey, RequireInferenceKey
 from lmx_supervisor.gateway.dialects.openai_chat import ChatCompletions
+from lmx_supervisor.gateway.dialects.openai_completions import Completions
 from lmx_supervisor.gateway.edge import Edge
 from lmx_supervisor.gateway.foreign_sites import RefuseForeignSites
 from lmx_supervisor.gateway.framing import DiscardUnreadBody, RefuseBadHeaders
@@ -81,6 +82,7 @@ def _inference_routes(service: Service) -> list[BaseRoute]:
     models = Models(service)
     return [
         Route("/chat/completions", ChatCompletions(service, open_answers).create, methods=["POST"]),
+        Route("/completions", Completions(service, open_answers).create, methods=["POST"]),
         Route("/requests/{request_id:path}/cancel", OpenRequests(open_answers).cancel, methods=["POST"]),
         Route("/models", models.index),
         # `path`: ids contain slashes, raw or as %2F.

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmx_protocol.errors import ErrorCode
+from lmx_protocol.states import ModelTask
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.core.views import WorkerView
 from lmx_supervisor.gateway.probes import routable
@@ -38,5 +39,5 @@ def _to_model(worker: WorkerView) -> dict[str, Any]:
         "id": worker.model_id,
         "object": "model",
         "created": int(worker.loaded_at_unix_seconds or worker.state_since_unix_seconds),
-        "owned_by": "local",
+        "owned_by": "local" if worker.facts is None or ModelTask.GENERATE in worker.facts.tasks else "local-embedding",
     }

@@ -30,6 +30,7 @@ class EdgeCode(StrEnum):
     NOT_IMPLEMENTED = "not_implemented"
     FOREIGN_HOST = "foreign_host"
     FOREIGN_ORIGIN = "foreign_origin"
+    INVALID_INPUT = "invalid_input"
     REQUEST_NOT_FOUND = "request_not_found"
     REQUEST_CANCELLED = "request_cancelled"
 
@@ -82,6 +83,7 @@ KINDS: Mapping[Code, Kind] = {
     EdgeCode.NOT_IMPLEMENTED: Kind(501, "invalid_request_error"),
     EdgeCode.FOREIGN_HOST: Kind(403, "permission_error"),
     EdgeCode.FOREIGN_ORIGIN: Kind(403, "permission_error"),
+    EdgeCode.INVALID_INPUT: Kind(400, "invalid_request_error"),
     EdgeCode.REQUEST_NOT_FOUND: Kind(404, "invalid_request_error"),
     # Not 408 or 409, which clients take for an invitation to try again.
     EdgeCode.REQUEST_CANCELLED: Kind(499, "invalid_request_error"),

@@ -52,7 +52,7 @@ class Translator(Protocol):
     """One request's answer in one dialect. Stream parts may be empty bytes: nothing is sent then."""
 
     def opening(self) -> bytes:
-        """What a stream begins with."""
+        """What a stream begins with. Better not empty: servers send a response's headers with its first bytes."""
 
     def part(self, choice: int, part: AnswerPart) -> bytes:
         """A piece of an answer."""
