@@ -28,12 +28,21 @@ from lmx_worker.backends.scripted.plan import FaultPlan, count_life
 from lmx_worker.backends.scripted.process_faults import commit, is_process_fault
 from lmx_worker.backends.scripted.run import Run
 from lmx_worker.backends.scripted.script import Answer, Fault, Script, Trigger, read_script
+from lmx_worker.backends.scripted.utterance import Utterance
 
 BOOT_SCRIPT_VARIABLE = "LMX_SCRIPTED_BOOT"
 _VERSION = "1"
 _BOOT_TRIGGERS = ("import", "hello")
 # Nothing is due for longer than this: look for commands in between.
 _NAP_SECONDS = 0.01
+_REFUSED = {
+    "stop": "knows no stop strings",
+    "logit_bias": "has no logits to bias",
+    "output": "says what its script says, in whatever form",
+    "template_arguments": "has no chat template",
+    "continues_last_message": "cannot go on from what it did not say",
+}
+_PLAIN = GenerateRequest(request_id="", model_id="")
 _WORD = re.compile(r"\s*\S+|\s+")
 
 
@@ -88,16 +97,16 @@ class ScriptedBackend:
             weights_bytes=script.load.bytes,
             slots=spec.slots,
             has_chat_template=True,
-            unsupported_fields=("stop", "logit_bias"),
+            unsupported_fields=tuple(_REFUSED),
         )
 
     def prepare(self, request: AnyRequest) -> Prepared:
         """See `Backend.prepare`. Tokens are words; their ids are positions."""
         request = generation_only(request)
-        if request.stop:
-            raise RequestError(ErrorCode.NOT_SUPPORTED, "a scripted model knows no stop strings", "stop")
-        if request.sampling.logit_bias:
-            raise RequestError(ErrorCode.NOT_SUPPORTED, "a scripted model has no logits to bias", "logit_bias")
+        for field, why in _REFUSED.items():
+            holder = request if hasattr(request, field) else request.sampling
+            if getattr(holder, field) != getattr(_PLAIN if holder is request else _PLAIN.sampling, field):
+                raise RequestError(ErrorCode.NOT_SUPPORTED, f"a scripted model {why}", field)
         words = _WORD.findall(_prompt_of(request))
         room_tokens = self._context_length - len(words)
         if room_tokens < 1:
@@ -117,11 +126,12 @@ class ScriptedBackend:
         """See `Backend.insert`."""
         prompt = _prompt_of(prepared.request)
         answer = next((answer for answer in self._script.answers if answer.contains in prompt), Answer(echo=True))
+        pieces = _echo_of(prepared.request) if answer.echo else answer.pieces
         run = Run(
             prepared,
             prompt,
-            _echo_of(prepared.request) if answer.echo else answer.pieces,
-            answer,
+            Utterance(prepared.request, answer, pieces),
+            token_seconds=answer.token_seconds,
             chunk_seconds=self._script.prefill.chunk_seconds,
             now=time.monotonic(),
         )
@@ -217,9 +227,11 @@ class ScriptedBackend:
 def _prompt_of(request: GenerateRequest) -> str:
     if request.prompt is not None:
         return request.prompt
+    if request.prompt_tokens:
+        return " ".join(map(str, request.prompt_tokens))
     return "\n".join(f"{message.role}: {message.content}" for message in request.messages)
 
 
 def _echo_of(request: GenerateRequest) -> list[str]:
-    text = request.prompt if request.prompt is not None else (request.messages[-1].content if request.messages else "")
+    text = request.messages[-1].content if request.messages else _prompt_of(request)
     return _WORD.findall(text) or ["(nothing)"]

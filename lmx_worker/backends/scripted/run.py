@@ -1,19 +1,23 @@
 """One request of a scripted model: its prompt in chunks, its answer token by token, each when its time has come. Pure."""
 
-from collections.abc import Iterator, Sequence
-from itertools import cycle, islice
-
 from lmx_protocol.messages import Timing, Usage
 from lmx_protocol.states import FinishReason
-from lmx_worker.backends.base import Delta, FinishDelta, PrefillDelta, Prepared, TextDelta
-from lmx_worker.backends.scripted.script import Answer
+from lmx_worker.backends.base import Delta, FinishDelta, PrefillDelta, Prepared, ReasoningDelta
+from lmx_worker.backends.scripted.utterance import Utterance
 
 
 class Run:
     """What is left of one request."""
 
     def __init__(
-        self, prepared: Prepared, prompt: str, pieces: Sequence[str], answer: Answer, *, chunk_seconds: float, now: float
+        self,
+        prepared: Prepared,
+        prompt: str,
+        utterance: Utterance,
+        *,
+        token_seconds: float,
+        chunk_seconds: float,
+        now: float,
     ) -> None:
         self.request_id = prepared.request.request_id
         self.prompt = prompt
@@ -22,10 +26,11 @@ class Run:
         self.tokens_prefilled = 0
         self.tokens_decoded = 0
         self._prompt_tokens = len(prepared.tokens)
-        self._total_tokens = min(answer.tokens or len(pieces), prepared.max_tokens)
-        self._is_cut = self._total_tokens < (answer.tokens or len(pieces))
-        self._pieces: Iterator[str] = islice(cycle(pieces), self._total_tokens)
-        self._answer = answer
+        self._total_tokens = min(utterance.total_tokens, prepared.max_tokens)
+        self._finish = FinishReason.LENGTH if self._total_tokens < utterance.total_tokens else utterance.finish
+        self._tokens = utterance.tokens()
+        self._reasoning_tokens = 0
+        self._token_seconds = token_seconds
         self._chunk_seconds = chunk_seconds
         self._started_at = now
         self._decoding_since = now
@@ -38,22 +43,27 @@ class Run:
     @property
     def usage(self) -> Usage:
         """What it has used so far."""
-        return Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self.tokens_decoded)
+        return Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self.tokens_decoded,
+            reasoning_tokens=self._reasoning_tokens,
+        )
 
     def prefill(self, chunk_tokens: int, now: float) -> Delta:
         """Process the next chunk of the prompt."""
         self.tokens_prefilled = min(self._prompt_tokens, self.tokens_prefilled + chunk_tokens)
         self._decoding_since = now
-        self.due_at = now + (self._chunk_seconds if self.is_prefilling else self._answer.token_seconds)
+        self.due_at = now + (self._chunk_seconds if self.is_prefilling else self._token_seconds)
         return PrefillDelta(self.request_id, self.tokens_prefilled, self._prompt_tokens, cached_tokens=0)
 
     def decode(self, now: float) -> list[Delta]:
         """Emit the next token, and the end with the last one."""
         self.tokens_decoded += 1
-        self.due_at = now + self._answer.token_seconds
-        deltas: list[Delta] = [TextDelta(self.request_id, next(self._pieces), tokens=1)]
+        self.due_at = now + self._token_seconds
+        token = next(self._tokens)
+        self._reasoning_tokens += isinstance(token, ReasoningDelta)
+        deltas: list[Delta] = [token]
         if self.tokens_decoded == self._total_tokens:
-            reason = FinishReason.LENGTH if self._is_cut else self._answer.finish
             timing = Timing(prefill_seconds=self._decoding_since - self._started_at, decode_seconds=now - self._decoding_since)
-            deltas.append(FinishDelta(self.request_id, reason, self.usage, timing))
+            deltas.append(FinishDelta(self.request_id, self._finish, self.usage, timing))
         return deltas

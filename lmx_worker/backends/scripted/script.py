@@ -6,6 +6,10 @@
         tokens: 3             # how many tokens; the pieces are repeated as needed. Default: the pieces once
         token_seconds: 0.02   # real time between two tokens; 0: one per step
         finish: stop          # or `length`
+        reasoning: ["Hm", "."]            # thought before the pieces
+        tool_calls:           # made after the pieces (which may be left out then) by a request that has tools and may call them
+          - {name: look, arguments: ['{"at": ', '"sky"}']}      # JSON text in pieces; default: `{}`
+        logprob: -0.25        # of every token, for who asks; alternatives are `<1>`, `<2>`, each less likely by 1
       - echo: true            # the words of the last message instead of pieces
     prefill:
       chunk_seconds: 0.1      # real time per chunk of the prompt (a token is a word)
@@ -69,6 +73,7 @@ import yaml
 from msgspec import Meta
 
 from lmx_protocol.errors import ErrorCode
+from lmx_protocol.limits import TOOL_CALLS_MAX
 from lmx_protocol.states import FinishReason
 
 SUFFIX = ".script.yaml"
@@ -97,27 +102,57 @@ WireLie = Literal[
 ]
 
 
+def _check_pieces(pieces: tuple[str, ...]) -> None:
+    for piece in pieces:
+        if not piece:
+            raise ValueError("an empty piece")
+        _check_text(piece)
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not encodable text: {error}") from error
+
+
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the parts of a script."""
+
+
+class Call(Section, frozen=True, kw_only=True):
+    """A tool that an answer calls."""
+
+    name: str
+    arguments: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_text(self.name)
+        _check_pieces(self.arguments)
 
 
 class Answer(Section, frozen=True, kw_only=True):
     """What to emit for a prompt."""
 
     contains: str = ""
+    reasoning: tuple[str, ...] = ()
     pieces: tuple[str, ...] = ()
     echo: bool = False
+    tool_calls: Annotated[tuple[Call, ...], Meta(max_length=TOOL_CALLS_MAX)] = ()
     tokens: Count | None = None
     token_seconds: Seconds = 0.0
     finish: FinishReason = FinishReason.STOP
+    logprob: Annotated[float, Meta(ge=-1000, le=0)] = -0.25
 
     def __post_init__(self) -> None:
-        if self.echo == bool(self.pieces):
+        if self.echo and self.pieces:
             raise ValueError("an answer has either `pieces` or `echo: true`")
-        for piece in self.pieces:
-            if not piece:
-                raise ValueError("an empty piece")
-            _check_text(piece)
+        if not (self.echo or self.pieces or self.tool_calls):
+            raise ValueError("an answer has either `pieces` or `echo: true`, or it has `tool_calls`")
+        if self.tokens and not (self.echo or self.pieces):
+            raise ValueError("`tokens` says how often pieces are repeated, and there are none")
+        _check_pieces(self.reasoning)
+        _check_pieces(self.pieces)
 
 
 class Prefill(Section, frozen=True, kw_only=True):
@@ -194,10 +229,3 @@ def _check_nesting(data: bytes) -> None:
             depth -= 1
         if depth > NESTING_MAX:
             raise ValueError(f"nested more than {NESTING_MAX} levels deep")
-
-
-def _check_text(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"not encodable text: {error}") from error

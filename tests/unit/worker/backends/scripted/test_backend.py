@@ -1,13 +1,24 @@
 """The scripted backend keeps the manners of a real one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import GenerateRequest, Message, ModelSpec, Usage
-from lmx_protocol.states import FinishReason, ModelFormat
-from lmx_worker.backends.base import Backend, Delta, ErrorDelta, FinishDelta, LoadError, PrefillDelta, RequestError, TextDelta
+from lmx_protocol.messages import GenerateRequest, Message, ModelSpec, OutputForm, Sampling, Tool, Usage
+from lmx_protocol.states import FinishReason, ModelFormat, OutputKind
+from lmx_worker.backends.base import (
+    Backend,
+    Delta,
+    ErrorDelta,
+    FinishDelta,
+    LoadError,
+    PrefillDelta,
+    ReasoningDelta,
+    RequestError,
+    TextDelta,
+)
 from lmx_worker.backends.registry import create_backend
 from lmx_worker.backends.scripted import ScriptedBackend
 
@@ -53,6 +64,47 @@ def test_emits_its_pieces_and_counts_them(tmp_path: Path) -> None:
     assert ["a", "b", "a"] == [delta.text for delta in deltas if isinstance(delta, TextDelta)]
     (end,) = [delta for delta in deltas if isinstance(delta, FinishDelta)]
     assert (FinishReason.STOP, Usage(prompt_tokens=3, completion_tokens=3)) == (end.reason, end.usage)
+
+
+def test_thoughts_count_as_reasoning(tmp_path: Path) -> None:
+    """They are part of the completion, and told apart in the usage; `max_tokens` cuts calls too."""
+    backend = load(tmp_path, "answers: [{reasoning: [hm, so], pieces: [x], tool_calls: [{name: look}]}]")
+    request = GenerateRequest(request_id="r", model_id="m", prompt_tokens=(7, 8), tools=(Tool(name="look"),), max_tokens=3)
+    backend.insert(backend.prepare(request))
+    deltas = drain(backend)
+
+    assert [PrefillDelta("r", 2, 2, 0), ReasoningDelta("r", "hm", 1), ReasoningDelta("r", "so", 1)] == deltas[:3]
+    end = deltas[-1]
+    assert isinstance(end, FinishDelta)
+    usage = Usage(prompt_tokens=2, completion_tokens=3, reasoning_tokens=2)
+    assert (FinishReason.LENGTH, usage) == (end.reason, end.usage)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"stop": ("x",)}, "stop"),
+        ({"sampling": Sampling(logit_bias=((1, 1.0),))}, "logit_bias"),
+        ({"output": OutputForm(kind=OutputKind.JSON_OBJECT)}, "output"),
+        ({"template_arguments": "{}"}, "template_arguments"),
+        ({"continues_last_message": True}, "continues_last_message"),
+    ],
+)
+def test_refuses_what_it_cannot_honour(tmp_path: Path, fields: dict[str, Any], param: str) -> None:
+    """Each such field is refused under its name, and told to the supervisor beforehand."""
+    backend = load(tmp_path, "{}")
+    with pytest.raises(RequestError) as refused:
+        backend.prepare(GenerateRequest(request_id="r", model_id="m", prompt="p", **fields))
+
+    assert (ErrorCode.NOT_SUPPORTED, param) == (refused.value.code, refused.value.param)
+
+
+def test_echoes_tokens_as_numbers(tmp_path: Path) -> None:
+    """A prompt of tokens has no text; its numbers stand for it."""
+    backend = load(tmp_path, "{}")
+    backend.insert(backend.prepare(GenerateRequest(request_id="r", model_id="m", prompt_tokens=(7, 8))))
+
+    assert ["7", " 8"] == [delta.text for delta in drain(backend) if isinstance(delta, TextDelta)]
 
 
 def test_chooses_its_answer_by_the_prompt_and_can_echo(tmp_path: Path) -> None:
