@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
 from lmx_protocol.limits import FAILURE_MESSAGE_CHARACTERS_MAX, QUEUE_TOTAL
 from lmx_protocol.messages import AnyRequestEvent, Begin, Credit, Failed, Finished, Usage
+from lmx_protocol.states import FinishReason
 from lmx_worker.backends.base import (
     Backend,
     Delta,
@@ -22,6 +23,7 @@ from lmx_worker.backends.base import (
     TextDelta,
     ToolCallDelta,
 )
+from lmx_worker.inbox import Counted
 from lmx_worker.stream import RequestStream
 
 
@@ -92,6 +94,13 @@ class Batch:
             return
         entry.prepared = prepared
         self._waiting.append(prepared.request.request_id)
+
+    def counted(self, counted: Counted) -> None:
+        """A request's tokens were counted, which was all it asked for; one that was cancelled meanwhile is ignored."""
+        entry = self._entries.get(counted.request_id)
+        if entry is not None and not entry.stream.ending:
+            usage = Usage(prompt_tokens=counted.tokens)
+            entry.stream.end(Finished(request_id=counted.request_id, reason=FinishReason.STOP, usage=usage))
 
     def refuse(self, request_id: str, error: RequestError) -> None:
         """A request could not be prepared or inserted; one that was cancelled meanwhile is ignored."""

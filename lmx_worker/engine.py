@@ -24,7 +24,7 @@ from lmx_protocol.messages import (
 from lmx_protocol.states import WorkerPhase
 from lmx_worker.backends.base import Backend, LoadError, Prepared
 from lmx_worker.batch import Batch
-from lmx_worker.inbox import Command, Inbox, PrepareFailed
+from lmx_worker.inbox import Command, Counted, Inbox, PrepareFailed
 from lmx_worker.memory import footprint_bytes
 from lmx_worker.outbox import Outbox
 from lmx_worker.prepare import Preparer
@@ -147,6 +147,8 @@ class Engine:
                         self._preparer.discard(command.request.request_id)
                 case Prepared():
                     self._batch.enqueue(command)
+                case Counted():
+                    self._batch.counted(command)
                 case PrepareFailed():
                     self._batch.refuse(command.request_id, command.error)
                 case Cancel():

@@ -18,7 +18,15 @@ class PrepareFailed:
     error: RequestError
 
 
-Command = Load | Begin | Cancel | Credit | Shutdown | Prepared | PrepareFailed
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A request asked only how long a prompt is, and this is the answer."""
+
+    request_id: str
+    tokens: int
+
+
+Command = Load | Begin | Cancel | Credit | Shutdown | Prepared | PrepareFailed | Counted
 
 
 class Inbox:

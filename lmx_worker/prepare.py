@@ -7,9 +7,9 @@ from collections import deque
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import QUEUE_TOTAL
-from lmx_protocol.messages import AnyRequest
-from lmx_worker.backends.base import Backend, RequestError
-from lmx_worker.inbox import Inbox, PrepareFailed
+from lmx_protocol.messages import AnyRequest, CountRequest
+from lmx_worker.backends.base import Backend, Prepared, RequestError
+from lmx_worker.inbox import Counted, Inbox, PrepareFailed
 
 
 class Preparer:
@@ -53,12 +53,17 @@ class Preparer:
             self.prepare_one(request)
 
     def prepare_one(self, request: AnyRequest) -> None:
-        """Prepare one request and tell the engine. A bug in the backend fails this request, not the worker."""
+        """Prepare or count one request and tell the engine. A bug in the backend fails this request, not the worker."""
         try:
-            self._inbox.put(self._backend.prepare(request))
+            self._inbox.put(self._prepared(request))
         except RequestError as error:
             self._inbox.put(PrepareFailed(request.request_id, error))
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             refusal = RequestError(ErrorCode.GENERATION_ERROR, f"the prompt could not be prepared: {error}")
             self._inbox.put(PrepareFailed(request.request_id, refusal))
+
+    def _prepared(self, request: AnyRequest) -> Prepared | Counted:
+        if isinstance(request, CountRequest):
+            return Counted(request.request_id, self._backend.count_tokens(request.of))
+        return self._backend.prepare(request)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lmx_protocol.messages import AnyRequest, AnyRequestEvent, Cancelled, Failed, Finished
+from lmx_protocol.messages import AnyRequest, AnyRequestEvent, Cancelled, CountRequest, Failed, Finished
 
 
 @dataclass(slots=True)
@@ -35,9 +35,19 @@ class Entry:
         return self.tokens < self.trial_until_tokens
 
     @property
+    def takes_a_place(self) -> bool:
+        """See the function of that name."""
+        return takes_a_place(self.request)
+
+    @property
     def request_id(self) -> str:
         """The request's id."""
         return self.request.request_id
+
+
+def takes_a_place(request: AnyRequest) -> bool:
+    """Whether the worker computes it in one of its slots. Counting tokens is done beside them, and waits for none."""
+    return not isinstance(request, CountRequest)
 
 
 class Ledger:

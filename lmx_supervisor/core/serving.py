@@ -23,7 +23,7 @@ from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.actions import Deliver, Send
 from lmx_supervisor.core.exit_reason import ExitReason
 from lmx_supervisor.core.incarnation import Incarnation
-from lmx_supervisor.core.ledger import Entry, is_terminal
+from lmx_supervisor.core.ledger import Entry, is_terminal, takes_a_place
 from lmx_supervisor.core.poison import fingerprint, is_poison
 from lmx_supervisor.core.slot import COMING, SERVING, Slot
 from lmx_supervisor.core.state import FleetState
@@ -77,7 +77,9 @@ class Serving:
         if poisoned:
             return failed(ErrorCode.REQUEST_CRASHES_MODEL, _poison_text(model))
         _, waiting = state.ledger.counts()
-        has_room = slot.state in SERVING and len(slot.running) < slot.capacity() and not slot.waiting
+        needs_place = takes_a_place(request)
+        is_next = all(entry.takes_a_place != needs_place for entry in self._entries(slot.waiting))
+        has_room = slot.state in SERVING and is_next and self._has_room(slot, needs_place=needs_place)
         if not has_room and (len(slot.waiting) >= state.policy.queue_per_model or waiting >= state.policy.queue_total):
             text = f"Model '{model}' is busy: {len(slot.running)} requests run and {len(slot.waiting)} wait. Try again shortly."
             return failed(ErrorCode.RATE_LIMIT_EXCEEDED, text, 5)
@@ -96,7 +98,7 @@ class Serving:
         incarnation = self._state.incarnation_of(slot)
         if incarnation is None or not incarnation.takes_work:
             return
-        while slot.state in SERVING and len(slot.running) < slot.capacity():
+        while slot.state in SERVING:
             entry = self._next_in_line(slot)
             if entry is None:
                 return
@@ -105,10 +107,20 @@ class Serving:
             if slot.state is WorkerState.READY:
                 slot.move(WorkerState.BUSY, now, "leased a request")
 
+    def _has_room(self, slot: Slot, *, needs_place: bool) -> bool:
+        """Whether the worker takes one more of this kind: as many as it has slots, and beside them as many that need none.
+
+        So a count of tokens never waits for generations to end, and a flood of counts is bounded by itself.
+        """
+        alike = sum(1 for entry in self._entries(slot.running) if entry.takes_a_place == needs_place)
+        return alike < slot.capacity()
+
     def _next_in_line(self, slot: Slot) -> Entry | None:
         """The first that may go now: one trial at a time, and trials hold up nobody else."""
         trial_is_on = any(entry.on_trial for entry in self._entries(slot.running))
-        return next((entry for entry in self._entries(slot.waiting) if not (trial_is_on and entry.on_trial)), None)
+        has_room = {needs_place: self._has_room(slot, needs_place=needs_place) for needs_place in (True, False)}
+        candidates = (entry for entry in self._entries(slot.waiting) if has_room[entry.takes_a_place])
+        return next((entry for entry in candidates if not (trial_is_on and entry.on_trial)), None)
 
     def _entries(self, request_ids: Iterable[str]) -> Iterator[Entry]:
         for request_id in request_ids:
@@ -161,7 +173,8 @@ class Serving:
             self._close(slot, entry)
             slot.last_used_at = now
             if isinstance(event, Finished):
-                slot.served_since_ready += 1
+                # A count says nothing about whether the model can generate.
+                slot.served_since_ready += entry.takes_a_place
                 if entry.on_trial:
                     self._state.suspects.acquit(entry.request)
         self._state.emit(Deliver(event))

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequest, ModelSpec
+from lmx_protocol.messages import AnyRequest, CountRequest, ModelSpec
 from lmx_protocol.states import BACKEND_OF_FORMAT, BackendName, ModelFormat
 from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
 from lmx_supervisor.catalog.disk_calls import DiskCalls
@@ -121,7 +121,9 @@ class LocalService:
         return self._metrics.text()
 
     def submit(self, request: AnyRequest, origin: Origin) -> Answer:
-        """Queue a generation."""
+        """Queue a request. Counts of tokens are not measured: they would blur what is known of answers."""
+        if isinstance(request, CountRequest):
+            return self._supervisor.submit(request)
         return self._supervisor.submit(request, self._metrics.requests.watch(request.model_id, origin))
 
     async def available(self) -> list[ModelOnDisk]:

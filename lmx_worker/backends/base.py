@@ -1,6 +1,7 @@
 """What a backend is to the engine. The step loop in `lmx_worker.engine` drives every backend through this and nothing else.
 
-Threads: `prepare` runs on the prepare thread, at any time after `load`; everything else runs on the engine thread.
+Threads: `prepare` and `count_tokens` run on the prepare thread, at any time after `load`; everything else runs on the engine
+thread.
 Batching, chunked prefill and prefix reuse are the backend's own business: one `step` advances every inserted request.
 """
 
@@ -153,6 +154,9 @@ class Backend(Protocol):
 
         Thread-safe beside `step`.
         """
+
+    def count_tokens(self, request: GenerateRequest) -> int:
+        """How long the request's prompt is, be it longer than the context. Raises `RequestError`. Thread-safe beside `step`."""
 
     def has_room(self) -> bool:
         """Whether `insert` may be called now."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequestEvent, Cancelled, Finished, GenerateRequest, ModelFacts, Terminal, Text, Usage
+from lmx_protocol.messages import AnyRequest, AnyRequestEvent, Cancelled, Finished, ModelFacts, Terminal, Text, Usage
 from lmx_protocol.states import READINESS, FinishReason, ModelFormat, Readiness, WorkerState
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
@@ -45,7 +45,7 @@ FACTS = ModelFacts(
 class FedAnswer:
     """An answer whose events a test feeds one by one, or all at once."""
 
-    def __init__(self, request: GenerateRequest) -> None:
+    def __init__(self, request: AnyRequest) -> None:
         self.request = request
         self.cancelled = asyncio.Event()
         self.ended = asyncio.Event()
@@ -131,7 +131,7 @@ class FedService:
     def metrics(self) -> bytes:
         return self.metrics_text
 
-    def submit(self, request: GenerateRequest, origin: Origin) -> Answer:
+    def submit(self, request: AnyRequest, origin: Origin) -> Answer:
         self.origins.append(origin)
         answer = FedAnswer(request)
         self.answers.append(answer)

@@ -60,6 +60,12 @@ class FleetMachine(RuleBasedStateMachine):
         self.asked.add(request_id)
         self.stage.ask(request_id, model, prompt=prompt)
 
+    @rule(model=models)
+    def ask_for_count(self, model: str) -> None:
+        request_id = f"r{len(self.asked)}"
+        self.asked.add(request_id)
+        self.stage.ask_for_count(request_id, model)
+
     @rule(number=st.integers(0, 30))
     def cancel(self, number: int) -> None:
         self.stage.do(e.RequestCancelled(f"r{number}"))
@@ -87,7 +93,7 @@ class FleetMachine(RuleBasedStateMachine):
             return
         if entry.cancelled:
             self.stage.say(StepEvents(events=(Cancelled(request_id=entry.request_id, seq=entry.next_seq),)), model)
-        elif end:
+        elif end or not entry.takes_a_place:
             self.stage.finish(entry.request_id, model, seq=entry.next_seq)
         else:
             self.stage.text(entry.request_id, entry.next_seq, model)
@@ -158,14 +164,19 @@ class FleetMachine(RuleBasedStateMachine):
 
     @invariant()
     def slots_are_consistent(self) -> None:
-        """A slot has a process exactly in the states that need one, is BUSY exactly with requests, and never over capacity."""
+        """A slot has a process exactly in the states that need one, is BUSY exactly with requests, and never over capacity.
+
+        What needs no place in the batch is bounded by the same number, and waits for nothing else.
+        """
         if not hasattr(self, "stage"):
             return
+        ledger = self.stage.fleet.state.ledger
         for slot in self.stage.fleet.state.slots.values():
             assert (slot.incarnation in self.stage.fleet.state.incarnations) == (slot.state in with_process)
             if slot.state in SERVING:
                 assert (slot.state is WorkerState.BUSY) == bool(slot.running)
-            assert len(slot.running) <= slot.capacity()
+            leased = Counter(ledger.get(request_id).takes_a_place for request_id in slot.running)
+            assert max(leased[True], leased[False]) <= slot.capacity()
 
     def teardown(self) -> None:
         """A shutdown in which every process dies answers everybody who is still waiting."""

@@ -42,6 +42,11 @@ class FakeBackend:
             raise self.prepare_error
         return Prepared(request=request, tokens=[1], max_tokens=10)
 
+    def count_tokens(self, request: GenerateRequest) -> int:
+        if self.prepare_error is not None:
+            raise self.prepare_error
+        return len(request.prompt or "")
+
     def has_room(self) -> bool:
         return len(self.inserted) < self.slots
 

@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 from lmx_protocol.messages import (
     Beat,
+    CountRequest,
     Finished,
     FromWorker,
     GenerateRequest,
@@ -147,6 +148,11 @@ class Stage:
         """A client asks; by default no two requests are the same."""
         request = GenerateRequest(request_id=request_id, model_id=model_id, prompt=prompt or f"prompt of {request_id}")
         self.do(e.RequestArrived(request))
+
+    def ask_for_count(self, request_id: str, model_id: str = "m") -> None:
+        """A client asks how long a prompt is."""
+        prompt = GenerateRequest(request_id=request_id, model_id=model_id, prompt=f"prompt of {request_id}")
+        self.do(e.RequestArrived(CountRequest(request_id=request_id, model_id=model_id, of=prompt)))
 
     def text(self, request_id: str, seq: int, model_id: str = "m", text: str = "x") -> list[a.Action]:
         """The worker streams a piece."""

@@ -6,11 +6,12 @@ long prompt slows the running streams but never stops them. Decisions live in `s
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequest, ModelFacts, ModelSpec, Usage
+from lmx_protocol.messages import AnyRequest, GenerateRequest, ModelFacts, ModelSpec, Usage
 from lmx_worker.backends.base import (
     BackendStats,
     Delta,
@@ -135,12 +136,7 @@ class LlamaCppBackend:
         request = generation_only(request)
         check_sampling(request.sampling, weights.vocabulary_size)
         param = "messages" if request.prompt is None else "prompt"
-        if request.prompt is None:
-            text = self._template.render(request.messages)
-            # Most templates write the first token themselves; the tokenizer must not write it again.
-            tokens = weights.tokenize(text, add_special=not (weights.bos_text and text.startswith(weights.bos_text)))
-        else:
-            tokens = weights.tokenize(request.prompt, add_special=True)
+        tokens = self._tokens(request, weights)
         if not tokens:
             raise RequestError(ErrorCode.INVALID_REQUEST, f"{param} must not be empty", param=param)
         room = self._context_length - len(tokens)
@@ -153,6 +149,18 @@ class LlamaCppBackend:
             )
         wanted = limits.DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         return Prepared(request=request, tokens=tokens, max_tokens=max(1, min(wanted, room)))
+
+    def count_tokens(self, request: GenerateRequest) -> int:
+        """As `prepare` would make of it, however long. Raises `RequestError`. Thread-safe."""
+        assert self._weights is not None
+        return len(self._tokens(request, self._weights))
+
+    def _tokens(self, request: GenerateRequest, weights: Weights) -> Sequence[int]:
+        if request.prompt is not None:
+            return weights.tokenize(request.prompt, add_special=True)
+        text = self._template.render(request.messages)
+        # Most templates write the first token themselves; the tokenizer must not write it again.
+        return weights.tokenize(text, add_special=not (weights.bos_text and text.startswith(weights.bos_text)))
 
     def has_room(self) -> bool:
         """Whether a slot is free."""

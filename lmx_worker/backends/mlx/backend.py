@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequest, ModelFacts, ModelSpec, Timing, Usage
+from lmx_protocol.messages import AnyRequest, GenerateRequest, ModelFacts, ModelSpec, Timing, Usage
 from lmx_protocol.states import BackendName, FinishReason
 from lmx_worker.backends.base import (
     BackendStats,
@@ -129,6 +129,11 @@ class MlxBackend:
         """Template, tokenize and validate. Raises `RequestError`. Touches nothing that `step` writes."""
         assert self._encoder is not None, "prepare before load"
         return self._encoder.prepare(generation_only(request))
+
+    def count_tokens(self, request: GenerateRequest) -> int:
+        """As `prepare` would make of it, however long. Raises `RequestError`. Touches nothing that `step` writes."""
+        assert self._encoder is not None, "count before load"
+        return self._encoder.count(request)
 
     def has_room(self) -> bool:
         """Whether a slot is free; a paused request keeps its slot."""

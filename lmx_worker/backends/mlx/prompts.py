@@ -28,12 +28,8 @@ class PromptEncoder:
                 (a sampling value), `CONTEXT_LENGTH_EXCEEDED`.
         """
         self._check_sampling(request.sampling)
-        param = "messages" if request.prompt is None else "prompt"
-        try:
-            tokens = self._encode(request)
-        # The template is the model's code and the text is the client's: what they raise together can be anything.
-        except Exception as error:
-            raise RequestError(ErrorCode.INVALID_REQUEST, f"the {param} cannot be encoded: {error}", param) from error
+        param = _param(request)
+        tokens = self._tokens(request)
         if not tokens:
             raise RequestError(ErrorCode.INVALID_REQUEST, f"the {param} holds no tokens", param)
         if max(tokens) >= self._vocabulary_size:
@@ -53,6 +49,18 @@ class PromptEncoder:
         if wanted < 1:
             raise RequestError(ErrorCode.INVALID_VALUE, f"max_tokens is {wanted}; it must be at least 1", "max_tokens")
         return Prepared(request=request, tokens=tokens, max_tokens=min(wanted, room))
+
+    def count(self, request: GenerateRequest) -> int:
+        """How many tokens the prompt has. Raises `RequestError`."""
+        return len(self._tokens(request))
+
+    def _tokens(self, request: GenerateRequest) -> list[int]:
+        try:
+            return self._encode(request)
+        # The template is the model's code and the text is the client's: what they raise together can be anything.
+        except Exception as error:
+            param = _param(request)
+            raise RequestError(ErrorCode.INVALID_REQUEST, f"the {param} cannot be encoded: {error}", param) from error
 
     def _encode(self, request: GenerateRequest) -> list[int]:
         tokenizer = self._tokenizer
@@ -74,6 +82,10 @@ class PromptEncoder:
                     f"logit_bias names token {token}, but the model's tokens are 0 to {self._vocabulary_size - 1}",
                     "logit_bias",
                 )
+
+
+def _param(request: GenerateRequest) -> str:
+    return "messages" if request.prompt is None else "prompt"
 
 
 def _turn(message: Message) -> dict[str, str]:

@@ -107,16 +107,20 @@ class ScriptedBackend:
             holder = request if hasattr(request, field) else request.sampling
             if getattr(holder, field) != getattr(_PLAIN if holder is request else _PLAIN.sampling, field):
                 raise RequestError(ErrorCode.NOT_SUPPORTED, f"a scripted model {why}", field)
-        words = _WORD.findall(_prompt_of(request))
-        room_tokens = self._context_length - len(words)
+        tokens = self.count_tokens(request)
+        room_tokens = self._context_length - tokens
         if room_tokens < 1:
             raise RequestError(
                 ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-                f"the prompt has {len(words)} tokens, and the context is {self._context_length}; shorten the prompt",
+                f"the prompt has {tokens} tokens, and the context is {self._context_length}; shorten the prompt",
                 "messages",
             )
         max_tokens = min(request.max_tokens or DEFAULT_MAX_TOKENS, room_tokens)
-        return Prepared(request=request, tokens=range(max(1, len(words))), max_tokens=max_tokens)
+        return Prepared(request=request, tokens=range(max(1, tokens)), max_tokens=max_tokens)
+
+    def count_tokens(self, request: GenerateRequest) -> int:
+        """See `Backend.count_tokens`."""
+        return len(_WORD.findall(_prompt_of(request)))
 
     def has_room(self) -> bool:
         """See `Backend.has_room`."""

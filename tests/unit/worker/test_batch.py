@@ -4,10 +4,11 @@ import pytest
 
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
 from lmx_protocol.limits import FAILURE_MESSAGE_CHARACTERS_MAX, QUEUE_TOTAL, STALLED_FRAMES_MAX
-from lmx_protocol.messages import Begin, Cancelled, Credit, Failed, GenerateRequest, Text, Timing, Usage
+from lmx_protocol.messages import Begin, Cancelled, CountRequest, Credit, Failed, Finished, GenerateRequest, Text, Timing, Usage
 from lmx_protocol.states import FinishReason
 from lmx_worker.backends.base import ErrorDelta, FinishDelta, Prepared, RequestError, TextDelta
 from lmx_worker.batch import Batch
+from lmx_worker.inbox import Counted
 from tests.support.fake_backend import FakeBackend
 
 
@@ -106,6 +107,34 @@ def test_cancel_ends_a_request_in_every_state(state: str) -> None:
     assert (2 if state == "running" else 0) == event.usage.completion_tokens
     assert [] == batch.collect(0.0)
     assert set() == backend.inserted
+
+
+def test_a_count_ends_without_a_place() -> None:
+    """With the batch full, a count ends with the number of the prompt's tokens and nothing is asked of the backend."""
+    backend = FakeBackend(slots=1)
+    batch = Batch(backend)
+    accepted(batch, "a")
+    batch.step()
+    asked = GenerateRequest(request_id="c", model_id="m", prompt="p")
+    assert batch.accept(Begin(request=CountRequest(request_id="c", model_id="m", of=asked), credit_frames=1, credit_bytes=1))
+    assert batch.computing
+    batch.counted(Counted("c", 7))
+    (event,) = batch.collect(0.0)
+
+    assert Finished(request_id="c", reason=FinishReason.STOP, usage=Usage(prompt_tokens=7)) == event
+    assert [("insert", "a")] == backend.calls
+    batch.counted(Counted("c", 7))
+    assert [] == batch.collect(0.0)
+
+
+def test_a_cancelled_count_ends_once() -> None:
+    """The number that arrives after the cancel is nobody's."""
+    batch = Batch(FakeBackend())
+    accepted(batch, "c")
+    batch.cancel("c")
+    batch.counted(Counted("c", 7))
+
+    assert [Cancelled] == [type(event) for event in batch.collect(0.0)]
 
 
 def test_insert_may_refuse_one_request() -> None:

@@ -10,7 +10,9 @@ from lmx_protocol.errors import ErrorCode, ExitCode
 from lmx_protocol.messages import (
     Begin,
     Cancelled,
+    CountRequest,
     Failed,
+    Finished,
     FromWorker,
     GenerateRequest,
     Goodbye,
@@ -28,7 +30,7 @@ from lmx_protocol.messages import (
 from lmx_protocol.states import ModelFormat, WorkerPhase
 from lmx_worker.backends.base import LoadError, LoadProgressCallback, Prepared, TextDelta
 from lmx_worker.engine import Engine
-from lmx_worker.inbox import Command, Inbox
+from lmx_worker.inbox import Command, Counted, Inbox
 from lmx_worker.outbox import Outbox
 from lmx_worker.prepare import Preparer
 from lmx_worker.vitals import Vitals
@@ -175,6 +177,26 @@ def test_one_frame_per_step_for_all_requests(stage: Stage) -> None:
     assert [Loaded, Goodbye] == [type(message) for message in said if isinstance(message, Loaded | Goodbye)]
     assert ("close", "") == stage.backend.calls[-1]
     assert WorkerPhase.STOPPING == stage.vitals.phase
+
+
+class CountedDuringAStep(StopWhenIdle):
+    """A token count arrives while a step is under way."""
+
+    def step(self) -> list:
+        if len(self.outcomes) == 2:
+            self.inbox.put(Counted("c", 5))
+        return super().step()
+
+
+def test_a_count_is_told_before_the_next_step(stage: Stage) -> None:
+    """It waits for the step under way and for nothing else: it leaves ahead of what the next one computes."""
+    stage.backend = CountedDuringAStep(stage.inbox)
+    stage.backend.outcomes += [[], [TextDelta("a", "x", 1)]]
+    count = CountRequest(request_id="c", model_id="m", of=GenerateRequest(request_id="c", model_id="m", prompt="p"))
+    said = stage.run(LOAD, *request("a"), Begin(request=count, credit_frames=1, credit_bytes=1))
+    events = [event for message in said if isinstance(message, StepEvents) for event in message.events]
+
+    assert [("c", Finished), ("a", Text), ("a", Cancelled)] == [(event.request_id, type(event)) for event in events]
 
 
 def test_failed_step_fails_its_requests_and_the_worker_lives(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,9 @@
 import pytest
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import GenerateRequest
+from lmx_protocol.messages import CountRequest, GenerateRequest
 from lmx_worker.backends.base import Prepared, RequestError
-from lmx_worker.inbox import Inbox, PrepareFailed
+from lmx_worker.inbox import Counted, Inbox, PrepareFailed
 from lmx_worker.prepare import Preparer
 from tests.support.fake_backend import FakeBackend
 
@@ -18,6 +18,14 @@ def test_prepared_request_reaches_the_engine() -> None:
     Preparer(FakeBackend(), inbox).prepare_one(REQUEST)
 
     assert [Prepared(request=REQUEST, tokens=[1], max_tokens=10)] == inbox.take(0)
+
+
+def test_a_count_is_answered_without_preparing() -> None:
+    """The engine is told the number, and nothing is ready to be inserted."""
+    inbox = Inbox()
+    Preparer(FakeBackend(), inbox).prepare_one(CountRequest(request_id="c", model_id="m", of=REQUEST))
+
+    assert [Counted("c", len("p"))] == inbox.take(0)
 
 
 def test_refusal_keeps_its_code() -> None:

@@ -227,3 +227,67 @@ def test_a_worker_that_is_being_ended_gets_no_new_request(stage: Stage) -> None:
     stage.come_up()
 
     assert stage.sent(Begin)[-1].request.request_id == "r"
+
+
+def test_a_count_does_not_wait_for_generations(stage: Stage) -> None:
+    """It is leased at once although every slot is taken and others wait, and it takes nobody's slot."""
+    stage.ready(slots=1)
+    for name in ("runs", "waits"):
+        stage.ask(name)
+    stage.ask_for_count("count")
+    assert stage.slot().running == {"runs", "count"}
+    stage.finish("runs", seq=0)
+    assert stage.slot().running == {"count", "waits"}
+    stage.finish("count", seq=0)
+
+    assert len(stage.ends("count")) == 1
+    assert stage.state() is WorkerState.BUSY
+
+
+def test_a_flood_of_counts_is_bounded_by_itself() -> None:
+    """As many are leased as there are slots, the others wait or are refused; a generation finds its slot free."""
+    stage = Stage(Policy(warm_spare=False, queue_per_model=1))
+    stage.ready(slots=2)
+    for name in "abcd":
+        stage.ask_for_count(name)
+    stage.ask("g")
+
+    assert stage.slot().running == {"a", "b", "g"}
+    assert list(stage.slot().waiting) == ["c"]
+    assert [end.code for end in stage.ends("d")] == [ErrorCode.RATE_LIMIT_EXCEEDED]
+    stage.finish("a", seq=0)
+    assert stage.slot().running == {"b", "c", "g"}
+
+
+def test_a_count_finds_room_where_the_line_is_full() -> None:
+    """A model whose line is full of generations still counts."""
+    stage = Stage(Policy(warm_spare=False, queue_per_model=1))
+    stage.ready(slots=1)
+    for name in ("runs", "waits"):
+        stage.ask(name)
+    stage.ask_for_count("count")
+
+    assert stage.slot().running == {"runs", "count"}
+
+
+def test_a_count_survives_the_worker(stage: Stage) -> None:
+    """A death before it is answered replays it on the next worker."""
+    stage.ready()
+    stage.ask_for_count("count")
+    stage.die()
+    stage.come_up()
+
+    assert stage.slot().running == {"count"}
+    assert not stage.ends("count")
+
+
+def test_a_count_does_not_prove_that_a_model_generates(stage: Stage) -> None:
+    """What a worker has served counts for its stability; a count of tokens is not service."""
+    stage.ready()
+    stage.ask_for_count("count")
+    stage.finish("count", seq=0)
+    assert stage.slot().served_since_ready == 0
+    stage.ask("r")
+    stage.finish("r", seq=0)
+
+    assert stage.slot().served_since_ready == 1

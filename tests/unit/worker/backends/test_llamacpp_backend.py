@@ -227,6 +227,13 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(backend: 
     assert any(int(word) > CONTEXT_LENGTH for word in str(caught.value).replace(".", "").split() if word.isdigit())
 
 
+def test_a_count_is_what_would_be_computed_however_long(backend: LlamaCppBackend) -> None:
+    """The number of tokens that a request would be prepared with, also where that is more than the context holds."""
+    for fitting in (ask("r1", PARIS), raw("r1", "Counting: one two three")):
+        assert backend.count_tokens(fitting) == len(backend.prepare(fitting).tokens)
+    assert backend.count_tokens(ask("r1", LONG * 5)) > CONTEXT_LENGTH
+
+
 def test_max_tokens_never_passes_the_context(backend: LlamaCppBackend) -> None:
     """Unbounded and too large wishes are cut so that prompt and answer fit, to the last token."""
     for max_tokens in (None, 100_000):

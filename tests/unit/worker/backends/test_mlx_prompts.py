@@ -37,6 +37,13 @@ def test_a_prompt_over_the_context_is_refused_with_both_numbers(backend: MlxBack
     assert str(TINY_CONTEXT_TOKENS) in str(caught.value)
 
 
+def test_a_count_is_what_would_be_computed_however_long(backend: MlxBackend) -> None:
+    """The number of tokens that a request would be prepared with, also where that is more than the context holds."""
+    for fitting in (ask("a", SHORT_TEXT), GenerateRequest(request_id="a", model_id="m", prompt=SHORT_TEXT)):
+        assert backend.count_tokens(fitting) == len(backend.prepare(fitting).tokens)
+    assert backend.count_tokens(ask("a", LONG_TEXT * 20)) > TINY_CONTEXT_TOKENS
+
+
 def test_max_tokens_is_capped_by_the_context(backend: MlxBackend) -> None:
     """Without a wish or with a huge one, an answer gets the room that the prompt leaves."""
     for wish in (None, 1_000_000):

@@ -132,6 +132,14 @@ def test_batches_one_token_per_request_and_step(tmp_path: Path) -> None:
     assert {"a", "b"} == {delta.request_id for delta in steps[4]}
 
 
+def test_counts_a_prompt_however_long(tmp_path: Path) -> None:
+    """Words are tokens; a prompt that would be refused is counted."""
+    backend = load(tmp_path, "{context_length: 5}")
+    request = GenerateRequest(request_id="r", model_id="m", messages=(Message(role="user", content="one two three four five"),))
+
+    assert 6 == backend.count_tokens(request)
+
+
 def test_respects_slots_limits_and_the_context(tmp_path: Path) -> None:
     """Slots bound the batch, `max_tokens` cuts the answer, and a prompt that fills the context is refused."""
     backend = load(tmp_path, "{context_length: 5, answers: [{pieces: [x], tokens: 50}]}", slots=1)
