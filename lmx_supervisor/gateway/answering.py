@@ -145,8 +145,8 @@ class AnswerResponse:
         if isinstance(event, Finished):
             finished[choice] = event
             is_last = len(finished) == len(self._requests)
-            closing = self._translator.closing([finished[each] for each in sorted(finished)]) if is_last else b""
-            return self._translator.finished(choice, event) + closing
+            ended = self._translator.finished(choice, event)
+            return ended + (self._translator.closing([finished[each] for each in sorted(finished)]) if is_last else b"")
         if isinstance(event, Failed | Cancelled):
             raise self._problem(event)
         return b""

@@ -27,6 +27,7 @@ from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.auth import RequireAdminKey, RequireInferenceKey
 from lmx_supervisor.gateway.dialects.openai_chat import ChatCompletions
 from lmx_supervisor.gateway.dialects.openai_completions import Completions
+from lmx_supervisor.gateway.dialects.openai_responses import Responses
 from lmx_supervisor.gateway.edge import Edge
 from lmx_supervisor.gateway.foreign_sites import RefuseForeignSites
 from lmx_supervisor.gateway.framing import DiscardUnreadBody, RefuseBadHeaders
@@ -35,6 +36,7 @@ from lmx_supervisor.gateway.models import Models
 from lmx_supervisor.gateway.open_requests import OpenRequests
 from lmx_supervisor.gateway.probes import Probes
 from lmx_supervisor.gateway.problem import Problem
+from lmx_supervisor.gateway.response_store import ResponseStore
 
 
 def create_app(service: Service) -> Starlette:
@@ -80,9 +82,15 @@ def _router(routes: list[BaseRoute]) -> Router:
 def _inference_routes(service: Service) -> list[BaseRoute]:
     open_answers = OpenAnswers()
     models = Models(service)
+    responses = Responses(service, open_answers, ResponseStore())
     return [
         Route("/chat/completions", ChatCompletions(service, open_answers).create, methods=["POST"]),
         Route("/completions", Completions(service, open_answers).create, methods=["POST"]),
+        Route("/responses", responses.create, methods=["POST"]),
+        Route("/responses/{response_id}", responses.show, methods=["GET"]),
+        Route("/responses/{response_id}", responses.delete, methods=["DELETE"]),
+        Route("/responses/{response_id}/input_items", responses.input_items),
+        Route("/responses/{response_id}/cancel", responses.cancel, methods=["POST"]),
         Route("/requests/{request_id:path}/cancel", OpenRequests(open_answers).cancel, methods=["POST"]),
         Route("/models", models.index),
         # `path`: ids contain slashes, raw or as %2F.

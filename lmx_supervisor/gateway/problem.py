@@ -33,6 +33,7 @@ class EdgeCode(StrEnum):
     INVALID_INPUT = "invalid_input"
     REQUEST_NOT_FOUND = "request_not_found"
     REQUEST_CANCELLED = "request_cancelled"
+    RESPONSE_NOT_FOUND = "response_not_found"
 
 
 Code = ErrorCode | EdgeCode
@@ -85,6 +86,7 @@ KINDS: Mapping[Code, Kind] = {
     EdgeCode.FOREIGN_ORIGIN: Kind(403, "permission_error"),
     EdgeCode.INVALID_INPUT: Kind(400, "invalid_request_error"),
     EdgeCode.REQUEST_NOT_FOUND: Kind(404, "invalid_request_error"),
+    EdgeCode.RESPONSE_NOT_FOUND: Kind(404, "invalid_request_error"),
     # Not 408 or 409, which clients take for an invitation to try again.
     EdgeCode.REQUEST_CANCELLED: Kind(499, "invalid_request_error"),
 }

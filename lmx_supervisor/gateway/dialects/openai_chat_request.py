@@ -8,7 +8,13 @@ from msgspec import Raw
 from lmx_protocol.messages import GenerateRequest, Message
 from lmx_supervisor.gateway.body import decode_field
 from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody, ChatMessage, ContentPart
-from lmx_supervisor.gateway.dialects.openai_fields import as_choices, refuse_larger_context, sampling, stop_strings
+from lmx_supervisor.gateway.dialects.openai_fields import (
+    as_choices,
+    implied_by_effort,
+    refuse_larger_context,
+    sampling,
+    stop_strings,
+)
 from lmx_supervisor.gateway.dialects.openai_inbound import invalid_value, is_given, not_supported, required
 from lmx_supervisor.gateway.dialects.openai_output import output_form
 from lmx_supervisor.gateway.dialects.openai_tools import earlier_calls, tools_and_choice
@@ -57,11 +63,7 @@ def _logprobs(body: ChatBody) -> int | None:
 
 def _template_arguments(body: ChatBody) -> str:
     """What the client wants its chat template to know; the client's own arguments win over what `reasoning_effort` implies."""
-    implied: dict[str, Any] = {}
-    if body.reasoning_effort is not None:
-        implied["reasoning_effort"] = body.reasoning_effort
-        if body.reasoning_effort == "none":
-            implied["enable_thinking"] = False
+    implied = implied_by_effort(body.reasoning_effort)
     given = decode_field("chat_template_kwargs", body.chat_template_kwargs, _arguments_decoder) or {}
     for name in _TEMPLATES_OWN:
         if name in given:

@@ -90,6 +90,14 @@ def sampling(body: GenerationFields) -> Sampling:
     return Sampling(logit_bias=bias, **{name: value for name, value in chosen.items() if value is not None})
 
 
+def implied_by_effort(effort: str | None) -> dict[str, Any]:
+    """What a reasoning effort says to the chat template: variables that templates of reasoning models know."""
+    if effort is None:
+        return {}
+    thinks_not = {"enable_thinking": False} if effort == "none" else {}
+    return {"reasoning_effort": effort, **thinks_not}
+
+
 def refuse_larger_context(body: GenerationFields, context_length: int | None) -> None:
     """Raises `Problem` when `num_ctx` is more than the loaded context, in tokens; None: it is not known."""
     if body.num_ctx is not None and context_length is not None and body.num_ctx > context_length:
