@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import TOOL_CALLS_MAX
-from lmx_protocol.states import FinishReason, ModelFormat, ModelTask, OutputKind, ToolMode, WorkerPhase
+from lmx_protocol.states import FinishReason, ModelFormat, ModelTask, OutputKind, RankMethod, ToolMode, WorkerPhase
 
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 """What workers count. A peer that lies with a negative number is caught where it is decoded, not where somebody adds it up."""
@@ -272,6 +272,7 @@ class Vectors(RequestEvent, frozen=True, kw_only=True, tag="vec"):
 class Scores(RequestEvent, frozen=True, kw_only=True, tag="scr"):
     """The relevance of some documents, in order from document `first_index`; the higher, the better."""
 
+    method: RankMethod
     first_index: Count
     values: tuple[Score, ...]
 

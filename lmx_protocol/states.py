@@ -91,6 +91,15 @@ class ModelTask(StrEnum):
     RANK = "rank"
 
 
+class RankMethod(StrEnum):
+    """What scores of relevance are made of."""
+
+    CROSS_ENCODER = "cross_encoder"
+    """A model that reads query and document together."""
+    COSINE = "cosine"
+    """The angle between the vectors that an embedding model gives them."""
+
+
 class ModelFormat(StrEnum):
     """How a model lies on disk, which decides the backends that can serve it."""
 

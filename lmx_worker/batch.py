@@ -12,14 +12,15 @@ from lmx_protocol.limits import FAILURE_MESSAGE_CHARACTERS_MAX, QUEUE_TOTAL
 from lmx_protocol.messages import AnyRequestEvent, Begin, Credit, Failed, Finished, Usage
 from lmx_protocol.states import FinishReason
 from lmx_worker.backends.base import (
+    AnyPrepared,
     Backend,
     Delta,
     ErrorDelta,
     FinishDelta,
     PrefillDelta,
-    Prepared,
     ReasoningDelta,
     RequestError,
+    ResultDelta,
     TextDelta,
     ToolCallDelta,
 )
@@ -30,7 +31,7 @@ from lmx_worker.stream import RequestStream
 @dataclass(slots=True)
 class _Entry:
     stream: RequestStream
-    prepared: Prepared | None = None
+    prepared: AnyPrepared | None = None
     running: bool = False
     paused: bool = False
 
@@ -87,7 +88,7 @@ class Batch:
             self._fail(request_id, ErrorCode.OVERLOADED, "the model has too many requests; try again later")
         return has_room
 
-    def enqueue(self, prepared: Prepared) -> None:
+    def enqueue(self, prepared: AnyPrepared) -> None:
         """A request is prepared; one that was cancelled meanwhile is ignored."""
         entry = self._entries.get(prepared.request.request_id)
         if entry is None or entry.stream.ending:
@@ -158,6 +159,8 @@ class Batch:
                     stream.add_reasoning(delta.text, delta.tokens, now)
                 case ToolCallDelta():
                     stream.add_tool_call(delta, now)
+                case ResultDelta():
+                    stream.add_result(delta.result)
                 case PrefillDelta():
                     stream.add_prefill(
                         done_tokens=delta.done_tokens, prompt_tokens=delta.prompt_tokens, cached_tokens=delta.cached_tokens

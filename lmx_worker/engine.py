@@ -22,7 +22,7 @@ from lmx_protocol.messages import (
     StepEvents,
 )
 from lmx_protocol.states import WorkerPhase
-from lmx_worker.backends.base import Backend, LoadError, Prepared
+from lmx_worker.backends.base import Backend, LoadError, Prepared, PreparedInputs
 from lmx_worker.batch import Batch
 from lmx_worker.inbox import Command, Counted, Inbox, PrepareFailed
 from lmx_worker.memory import footprint_bytes
@@ -145,7 +145,7 @@ class Engine:
                 case Begin():
                     if not self._batch.accept(command):
                         self._preparer.discard(command.request.request_id)
-                case Prepared():
+                case Prepared() | PreparedInputs():
                     self._batch.enqueue(command)
                 case Counted():
                     self._batch.counted(command)

@@ -8,7 +8,7 @@ from collections import deque
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import QUEUE_TOTAL
 from lmx_protocol.messages import AnyRequest, CountRequest
-from lmx_worker.backends.base import Backend, Prepared, RequestError
+from lmx_worker.backends.base import AnyPrepared, Backend, RequestError
 from lmx_worker.inbox import Counted, Inbox, PrepareFailed
 
 
@@ -63,7 +63,7 @@ class Preparer:
             refusal = RequestError(ErrorCode.GENERATION_ERROR, f"the prompt could not be prepared: {error}")
             self._inbox.put(PrepareFailed(request.request_id, refusal))
 
-    def _prepared(self, request: AnyRequest) -> Prepared | Counted:
+    def _prepared(self, request: AnyRequest) -> AnyPrepared | Counted:
         if isinstance(request, CountRequest):
             return Counted(request.request_id, self._backend.count_tokens(request.of))
         return self._backend.prepare(request)

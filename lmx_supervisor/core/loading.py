@@ -1,10 +1,11 @@
 """Loading, readiness, unloading and draining of slots, and the gate that quarantine puts before a load."""
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequestEvent, Finished, GenerateRequest, Load, Loaded, Message, Sampling
+from lmx_protocol.messages import AnyRequestEvent, Load, Loaded
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.actions import LoadSettled, OrderRefused, QuarantineSettled, Send, UnloadSettled
+from lmx_supervisor.core.canary import canary_for, canary_passed
 from lmx_supervisor.core.exit_reason import KillCause
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.memory_return import MemoryReturn
@@ -14,7 +15,6 @@ from lmx_supervisor.core.slot import SERVING, STARTING, Slot
 from lmx_supervisor.core.state import FleetState
 
 _TERMINAL_SLOTS_MAX = 64
-_CANARY_MAX_TOKENS = 8
 
 
 class Loading:
@@ -177,13 +177,7 @@ class Loading:
         slot.facts = message.facts
         incarnation.note_footprint(message.footprint_bytes)
         slot.move(WorkerState.WARMING, now, f"loaded in {message.seconds:.2f} s")
-        canary = GenerateRequest(
-            request_id=f"canary-{slot.incarnation}",
-            model_id=slot.model_id,
-            messages=(Message(role="user", content="Reply with exactly: OK"),),
-            max_tokens=_CANARY_MAX_TOKENS,
-            sampling=Sampling(temperature=0.0),
-        )
+        canary = canary_for(message.facts, f"canary-{slot.incarnation}", slot.model_id)
         self._state.tell("model_canary_started", model_id=slot.model_id, backend=slot.backend)
         self._serving.start_canary(slot, canary, now)
         return None
@@ -192,7 +186,8 @@ class Loading:
         """The canary's end makes a model ready, or ends its worker."""
         if slot.state is not WorkerState.WARMING or incarnation.ladder is not None:
             return
-        if isinstance(end, Finished) and end.usage.completion_tokens > 0:
+        assert slot.facts is not None
+        if canary_passed(slot.facts, end):
             self._state.tell(
                 "model_canary_passed",
                 model_id=slot.model_id,

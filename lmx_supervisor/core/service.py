@@ -170,7 +170,7 @@ class Service(Protocol):
         """Everything that is measured, in Prometheus' text format 0.0.4."""
 
     def submit(self, request: AnyRequest, origin: Origin) -> Answer:
-        """Queue a generation. Never blocks and never raises for a model's state: refusals arrive as a `Failed` event."""
+        """Queue a request. Never blocks and never raises for a model's state: refusals arrive as a `Failed` event."""
 
     async def load(self, order: LoadOrder) -> LoadOutcome:
         """Have a model served; joins a load in flight, and a caller that goes away changes nothing. Raises `Refusal`."""

@@ -12,7 +12,6 @@ from lmx_protocol.messages import (
     Cancelled,
     Failed,
     Finished,
-    GenerateRequest,
     Reasoning,
     StepEvents,
     Text,
@@ -25,6 +24,7 @@ from lmx_supervisor.core.exit_reason import ExitReason
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.ledger import Entry, is_terminal, takes_a_place
 from lmx_supervisor.core.poison import fingerprint, is_poison
+from lmx_supervisor.core.results import fits
 from lmx_supervisor.core.slot import COMING, SERVING, Slot
 from lmx_supervisor.core.state import FleetState
 
@@ -85,7 +85,7 @@ class Serving:
             return failed(ErrorCode.RATE_LIMIT_EXCEEDED, text, 5)
         return None
 
-    def start_canary(self, slot: Slot, request: GenerateRequest, now: float) -> None:
+    def start_canary(self, slot: Slot, request: AnyRequest, now: float) -> None:
         """Send the canary to a freshly loaded worker; its end decides over READY."""
         entry = Entry(request, slot.model_id, deadline=now + self._state.policy.canary_seconds, internal=True)
         self._state.ledger.add(entry)
@@ -152,6 +152,9 @@ class Serving:
                 self._end_early(slot, entry, incarnation, ErrorCode.STREAM_GAP, "A part of the answer got lost in the server.")
                 raise ForeignEventError(f"event {event.seq} of request {entry.request_id} where {entry.next_seq} was due")
             entry.next_seq += 1
+            if not fits(entry.request, event):
+                self._end_early(slot, entry, incarnation, ErrorCode.GENERATION_ERROR, "The model's answer made no sense.")
+                raise ForeignEventError(f"{type(event).__name__} that request {entry.request_id} cannot have asked for")
             if entry.internal:
                 if is_terminal(event):
                     self._close(slot, entry)

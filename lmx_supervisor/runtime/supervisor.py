@@ -103,7 +103,7 @@ class Supervisor:
         return fleet_view(self._fleet.state, time.monotonic(), time.time())
 
     def submit(self, request: AnyRequest, watch: AnswerWatch = UNWATCHED) -> OpenAnswer:
-        """Queue a generation; `watch` is told what happens to it."""
+        """Queue a request; `watch` is told what happens to it."""
         answer = OpenAnswer(request.request_id, on_cancel=self._cancel, on_credit=self._grant, watch=watch)
         self._answers[request.request_id] = answer
         self.post(e.RequestArrived(request))

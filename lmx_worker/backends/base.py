@@ -18,9 +18,11 @@ from lmx_protocol.messages import (
     ModelFacts,
     ModelSpec,
     RankRequest,
+    Scores,
     Timing,
     TokenLogprob,
     Usage,
+    Vectors,
 )
 from lmx_protocol.states import FinishReason
 
@@ -51,6 +53,18 @@ class Prepared:
     """The whole prompt, at least one token."""
     max_tokens: int
     """Already capped so that prompt and completion fit the context; at least 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedInputs:
+    """A request for embeddings or a ranking after tokenizing, ready to insert."""
+
+    request: EmbedRequest | RankRequest
+    inputs: Sequence[Sequence[int]]
+    """What is computed, at least one token each: the inputs; the query and the documents; or the query with every document."""
+
+
+AnyPrepared = Prepared | PreparedInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +109,14 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultDelta:
+    """Vectors or scores of a request are known."""
+
+    request_id: str
+    result: Vectors | Scores
+
+
+@dataclass(frozen=True, slots=True)
 class FinishDelta:
     """A request ended on its own; the backend has already forgotten it."""
 
@@ -122,7 +144,7 @@ def generation_only(request: AnyRequest) -> GenerateRequest:
     raise RequestError(ErrorCode.NOT_SUPPORTED, f"Model '{request.model_id}' gives no {what}.", param="model")
 
 
-Delta = PrefillDelta | TextDelta | ReasoningDelta | ToolCallDelta | FinishDelta | ErrorDelta
+Delta = PrefillDelta | TextDelta | ReasoningDelta | ToolCallDelta | ResultDelta | FinishDelta | ErrorDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +171,7 @@ class Backend(Protocol):
     def load(self, spec: ModelSpec, progress: LoadProgressCallback) -> ModelFacts:
         """Bring the model into memory, ready to step. Raises `LoadError`."""
 
-    def prepare(self, request: AnyRequest) -> Prepared:
+    def prepare(self, request: AnyRequest) -> AnyPrepared:
         """Template, tokenize and validate. Raises `RequestError`, also for a kind of request that this model cannot answer.
 
         Thread-safe beside `step`.
@@ -161,7 +183,7 @@ class Backend(Protocol):
     def has_room(self) -> bool:
         """Whether `insert` may be called now."""
 
-    def insert(self, prepared: Prepared) -> None:
+    def insert(self, prepared: AnyPrepared) -> None:
         """Take a request into the batch; it is computed by the following steps. Raises `RequestError`."""
 
     def step(self) -> list[Delta]:

@@ -44,7 +44,7 @@ from lmx_protocol.messages import (
     Usage,
     Vectors,
 )
-from lmx_protocol.states import FinishReason, WorkerPhase
+from lmx_protocol.states import FinishReason, RankMethod, WorkerPhase
 from tests.support.stage import facts, spec
 
 RANDOM_BYTES_MAX = 64
@@ -67,7 +67,10 @@ FROM_WORKER: tuple[FromWorker, ...] = (
         events=(Reasoning(request_id="r", text="x"), ToolCallPart(request_id="r", seq=1, index=0, call_id="c", name="f"))
     ),
     StepEvents(
-        events=(Text(request_id="r", text="x", logprobs=(LOGPROB,)), Scores(request_id="r", first_index=0, values=(0.5,)))
+        events=(
+            Text(request_id="r", text="x", logprobs=(LOGPROB,)),
+            Scores(request_id="r", method=RankMethod.COSINE, first_index=0, values=(0.5,)),
+        )
     ),
     StepEvents(events=(Vectors(request_id="r", first_index=0, dimensions=1, data=bytes(4)),)),
     StepEvents(events=(Finished(request_id="r", reason=FinishReason.STOP, usage=Usage(completion_tokens=1)),)),

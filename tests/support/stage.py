@@ -19,7 +19,7 @@ from lmx_protocol.messages import (
     ToWorker,
     Usage,
 )
-from lmx_protocol.states import FinishReason, ModelFormat, WorkerPhase, WorkerState
+from lmx_protocol.states import FinishReason, ModelFormat, ModelTask, WorkerPhase, WorkerState
 from lmx_protocol.version import PROTOCOL_VERSION
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
@@ -37,7 +37,7 @@ def spec(model_id: str = "m", slots: int = 2) -> ModelSpec:
     return ModelSpec(model_id=model_id, path=f"/models/{model_id}.gguf", format=ModelFormat.GGUF, slots=slots)
 
 
-def facts(slots: int = 2) -> ModelFacts:
+def facts(slots: int = 2, tasks: tuple[ModelTask, ...] = (ModelTask.GENERATE,)) -> ModelFacts:
     """What a worker learned."""
     return ModelFacts(
         backend="llamacpp",
@@ -50,6 +50,7 @@ def facts(slots: int = 2) -> ModelFacts:
         weights_bytes=1,
         slots=slots,
         has_chat_template=True,
+        tasks=tasks,
     )
 
 

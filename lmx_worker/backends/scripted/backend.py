@@ -11,8 +11,10 @@ from pathlib import Path
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import DEFAULT_MAX_TOKENS
-from lmx_protocol.messages import AnyRequest, GenerateRequest, ModelFacts, ModelSpec, Usage
+from lmx_protocol.messages import AnyRequest, EmbedRequest, GenerateRequest, ModelFacts, ModelSpec, RankRequest, Usage
+from lmx_protocol.states import ModelTask, RankMethod
 from lmx_worker.backends.base import (
+    AnyPrepared,
     BackendStats,
     Delta,
     ErrorDelta,
@@ -20,18 +22,23 @@ from lmx_worker.backends.base import (
     LoadError,
     LoadProgressCallback,
     Prepared,
+    PreparedInputs,
     RequestError,
     generation_only,
 )
+from lmx_worker.backends.input_prompts import InputEncoder
 from lmx_worker.backends.scripted.liar import Liar
 from lmx_worker.backends.scripted.plan import FaultPlan, count_life
 from lmx_worker.backends.scripted.process_faults import commit, is_process_fault
+from lmx_worker.backends.scripted.reading import Reading
 from lmx_worker.backends.scripted.run import Run
 from lmx_worker.backends.scripted.script import Answer, Fault, Script, Trigger, read_script
 from lmx_worker.backends.scripted.utterance import Utterance
 
 BOOT_SCRIPT_VARIABLE = "LMX_SCRIPTED_BOOT"
 _VERSION = "1"
+_VOCABULARY_SIZE = 100_000
+"""Token ids that inputs may be made of."""
 _BOOT_TRIGGERS = ("import", "hello")
 # Nothing is due for longer than this: look for commands in between.
 _NAP_SECONDS = 0.01
@@ -58,7 +65,7 @@ class ScriptedBackend:
         self._chunk_tokens = 0
         self._slots = 0
         self._context_length = 0
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, Run | Reading] = {}
         self._failed: list[Delta] = []
         self._ballast = b""
         self._tokens_prefilled = 0
@@ -97,11 +104,17 @@ class ScriptedBackend:
             weights_bytes=script.load.bytes,
             slots=spec.slots,
             has_chat_template=True,
+            tasks=self._tasks(),
+            embedding_dimensions=script.reading.dimensions if ModelTask.EMBED in script.tasks else 0,
             unsupported_fields=tuple(_REFUSED),
         )
 
-    def prepare(self, request: AnyRequest) -> Prepared:
+    def prepare(self, request: AnyRequest) -> AnyPrepared:
         """See `Backend.prepare`. Tokens are words; their ids are positions."""
+        if isinstance(request, EmbedRequest | RankRequest) and not {ModelTask.EMBED, ModelTask.RANK}.isdisjoint(self._tasks()):
+            return self._input_encoder().prepare(request)
+        if ModelTask.GENERATE not in self._tasks():
+            raise RequestError(ErrorCode.NOT_SUPPORTED, "this model does not generate text", "model")
         request = generation_only(request)
         for field, why in _REFUSED.items():
             holder = request if hasattr(request, field) else request.sampling
@@ -126,12 +139,22 @@ class ScriptedBackend:
         """See `Backend.has_room`."""
         return len(self._runs) < self._slots
 
-    def insert(self, prepared: Prepared) -> None:
+    def insert(self, prepared: AnyPrepared) -> None:
         """See `Backend.insert`."""
+        run = self._reading(prepared) if isinstance(prepared, PreparedInputs) else self._run(prepared)
+        self._runs[run.request_id] = run
+        self._reach("request", run)
+
+    def _reading(self, prepared: PreparedInputs) -> Reading:
+        plan = self._script.reading
+        method = RankMethod.COSINE if ModelTask.EMBED in self._script.tasks else RankMethod.CROSS_ENCODER
+        return Reading(prepared, method, dimensions=plan.dimensions, input_seconds=plan.input_seconds, now=time.monotonic())
+
+    def _run(self, prepared: Prepared) -> Run:
         prompt = _prompt_of(prepared.request)
         answer = next((answer for answer in self._script.answers if answer.contains in prompt), Answer(echo=True))
         pieces = _echo_of(prepared.request) if answer.echo else answer.pieces
-        run = Run(
+        return Run(
             prepared,
             prompt,
             Utterance(prepared.request, answer, pieces),
@@ -139,8 +162,6 @@ class ScriptedBackend:
             chunk_seconds=self._script.prefill.chunk_seconds,
             now=time.monotonic(),
         )
-        self._runs[run.request_id] = run
-        self._reach("request", run)
 
     def step(self) -> list[Delta]:
         """See `Backend.step`. Naps for a moment when nothing is due yet, so that it is never deaf for longer."""
@@ -155,7 +176,7 @@ class ScriptedBackend:
         for run in runs:
             if run.due_at > now:
                 continue
-            if not run.is_prefilling:
+            if isinstance(run, Reading) or not run.is_prefilling:
                 deltas += self._decode(run, now)
             elif not has_prefilled:
                 has_prefilled = True
@@ -189,7 +210,7 @@ class ScriptedBackend:
         """See `Backend.close`."""
         self._ballast = b""
 
-    def _decode(self, run: Run, now: float) -> list[Delta]:
+    def _decode(self, run: Run | Reading, now: float) -> list[Delta]:
         self._reach("token", run, number=run.tokens_decoded + 1)
         if run.request_id not in self._runs:
             failed, self._failed = self._failed, []
@@ -199,6 +220,20 @@ class ScriptedBackend:
         if isinstance(deltas[-1], FinishDelta):
             del self._runs[run.request_id]
         return deltas
+
+    def _tasks(self) -> tuple[ModelTask, ...]:
+        tasks = self._script.tasks
+        return (*tasks, ModelTask.RANK) if ModelTask.EMBED in tasks and ModelTask.RANK not in tasks else tasks
+
+    def _input_encoder(self) -> InputEncoder:
+        embeds = ModelTask.EMBED in self._script.tasks
+        return InputEncoder(
+            tokenize=_tokenize,
+            pair=None if embeds else lambda query, document: _tokenize(f"{query} {document}"),
+            context_length=self._context_length,
+            vocabulary_size=_VOCABULARY_SIZE,
+            dimensions=self._script.reading.dimensions,
+        )
 
     def _pretend_to_load(self, progress: LoadProgressCallback) -> None:
         plan = self._script.load
@@ -213,11 +248,11 @@ class ScriptedBackend:
         self._ballast = b"\xa5" * plan.ballast_bytes
         progress("weights", plan.bytes, plan.bytes)
 
-    def _reach(self, trigger: Trigger, run: Run | None = None, *, number: int = 1) -> None:
+    def _reach(self, trigger: Trigger, run: Run | Reading | None = None, *, number: int = 1) -> None:
         for fault in self._plan.due(trigger, prompt=run.prompt if run else "", number=number):
             self._commit(fault, run)
 
-    def _commit(self, fault: Fault, run: Run | None) -> None:
+    def _commit(self, fault: Fault, run: Run | Reading | None) -> None:
         if is_process_fault(fault):
             commit(fault)
         elif fault.do == "fail_request":
@@ -226,6 +261,10 @@ class ScriptedBackend:
             self._failed.append(ErrorDelta(run.request_id, ErrorCode.GENERATION_ERROR, fault.line))
         else:
             self.sabotage.arm(fault.do)
+
+
+def _tokenize(text: str) -> range:
+    return range(len(text.split()))
 
 
 def _prompt_of(request: GenerateRequest) -> str:

@@ -13,6 +13,10 @@
       - echo: true            # the words of the last message instead of pieces
     prefill:
       chunk_seconds: 0.1      # real time per chunk of the prompt (a token is a word)
+    tasks: [generate]         # what it can be asked for, also [embed] (which ranks by cosine) and [rank] (a cross-encoder)
+    reading:                  # how inputs are embedded and ranked: vectors are made of the words
+      dimensions: 16
+      input_seconds: 0.0      # real time per input
     load:
       import_seconds: 0       # only with LMX_SCRIPTED_BOOT, see below
       seconds: 2              # real time
@@ -32,7 +36,8 @@ A fault is a moment and a deed. When (`when`):
     ready            with the first heartbeat after the model was loaded
     request          `number`-th request since the load whose prompt contains `contains`, before its first step. The
                      supervisor's canary is a request too
-    token            when the `number`-th token of any request whose prompt contains `contains` is due, before it is sent
+    token            when the `number`-th token of any request whose prompt contains `contains` is due, before it is sent;
+                     of an embedding or a ranking: the `number`-th input
     cancel           `number`-th cancelled request
     shutdown         the Shutdown message arrives
 
@@ -74,7 +79,7 @@ from msgspec import Meta
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import TOOL_CALLS_MAX
-from lmx_protocol.states import FinishReason
+from lmx_protocol.states import FinishReason, ModelTask
 
 SUFFIX = ".script.yaml"
 SCRIPT_BYTES_MAX = 1024**2
@@ -161,6 +166,13 @@ class Prefill(Section, frozen=True, kw_only=True):
     chunk_seconds: Seconds = 0.0
 
 
+class ReadingPlan(Section, frozen=True, kw_only=True):
+    """How inputs are embedded and ranked."""
+
+    dimensions: Annotated[int, Meta(ge=1, le=4096)] = 16
+    input_seconds: Seconds = 0.0
+
+
 class LoadPlan(Section, frozen=True, kw_only=True):
     """How the load goes."""
 
@@ -201,6 +213,8 @@ class Script(Section, frozen=True, kw_only=True):
 
     answers: tuple[Answer, ...] = (Answer(echo=True),)
     prefill: Prefill = Prefill()
+    tasks: Annotated[tuple[ModelTask, ...], Meta(min_length=1)] = (ModelTask.GENERATE,)
+    reading: ReadingPlan = ReadingPlan()
     load: LoadPlan = LoadPlan()
     context_length: Annotated[int, Meta(ge=2, le=1_048_576)] = 4096
     faults: tuple[Fault, ...] = ()

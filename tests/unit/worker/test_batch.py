@@ -1,12 +1,26 @@
 """Requests from acceptance to their one end, without threads."""
 
+import msgspec
 import pytest
 
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
 from lmx_protocol.limits import FAILURE_MESSAGE_CHARACTERS_MAX, QUEUE_TOTAL, STALLED_FRAMES_MAX
-from lmx_protocol.messages import Begin, Cancelled, CountRequest, Credit, Failed, Finished, GenerateRequest, Text, Timing, Usage
+from lmx_protocol.messages import (
+    Begin,
+    Cancelled,
+    CountRequest,
+    Credit,
+    EmbedRequest,
+    Failed,
+    Finished,
+    GenerateRequest,
+    Text,
+    Timing,
+    Usage,
+    Vectors,
+)
 from lmx_protocol.states import FinishReason
-from lmx_worker.backends.base import ErrorDelta, FinishDelta, Prepared, RequestError, TextDelta
+from lmx_worker.backends.base import ErrorDelta, FinishDelta, Prepared, PreparedInputs, RequestError, ResultDelta, TextDelta
 from lmx_worker.batch import Batch
 from lmx_worker.inbox import Counted
 from tests.support.fake_backend import FakeBackend
@@ -235,3 +249,18 @@ def test_cancel_all_ends_everything() -> None:
 
     assert ["a", "b", "c"] == sorted(event.request_id for event in batch.collect(0.0))
     assert (0, 0) == (batch.active, batch.waiting)
+
+
+def test_results_leave_in_order_before_the_end() -> None:
+    """Vectors of a request go through the same stream as text would."""
+    batch = Batch(FakeBackend())
+    request = EmbedRequest(request_id="e", model_id="m", inputs=("a", "b"))
+    assert batch.accept(Begin(request=request, credit_frames=64, credit_bytes=10_000))
+    batch.enqueue(PreparedInputs(request=request, inputs=[[1], [2]]))
+    batch.step()
+    vectors = [Vectors(request_id="e", first_index=index, dimensions=1, data=bytes(4)) for index in range(2)]
+    batch.apply([*(ResultDelta("e", event) for event in vectors), finish("e")], 0.0)
+
+    first, second, end = batch.collect(0.0)
+    assert [vectors[0], msgspec.structs.replace(vectors[1], seq=1)] == [first, second]
+    assert isinstance(end, Finished)
