@@ -177,7 +177,7 @@ class Batch:
                         )
                     )
                 case ErrorDelta():
-                    self._fail(delta.request_id, delta.code, delta.message)
+                    self._fail(delta.request_id, delta.code, delta.message, delta.param)
 
     def fail_running(self, message: str) -> None:
         """A step failed as a whole: what ran in it cannot go on, what waits can."""

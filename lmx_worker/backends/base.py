@@ -25,6 +25,7 @@ from lmx_protocol.messages import (
     Vectors,
 )
 from lmx_protocol.states import FinishReason
+from lmx_worker.text.constraint import Constraint
 
 
 class LoadError(Exception):
@@ -53,6 +54,8 @@ class Prepared:
     """The whole prompt, at least one token."""
     max_tokens: int
     """Already capped so that prompt and completion fit the context; at least 1."""
+    constraint: Constraint | None = None
+    """What the answer is held to while it is sampled, at its beginning; None for free text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,7 @@ class ErrorDelta:
     request_id: str
     code: ErrorCode
     message: str
+    param: str | None = None
 
 
 def generation_only(request: AnyRequest) -> GenerateRequest:

@@ -1,18 +1,30 @@
 """Driving a backend by hand, the way the worker's engine does, and reading what came out."""
 
-from lmx_protocol.messages import GenerateRequest, Message, Sampling
+from lmx_protocol.messages import GenerateRequest, Message, OutputForm, Sampling
 from lmx_worker.backends.base import Backend, Delta, FinishDelta, TextDelta
 
 GREEDY = Sampling(temperature=0.0)
+FREE_TEXT = OutputForm()
 
 
 def ask(
-    request_id: str, text: str, *, max_tokens: int | None = 24, sampling: Sampling = GREEDY, stop: tuple[str, ...] = ()
+    request_id: str,
+    text: str,
+    *,
+    max_tokens: int | None = 24,
+    sampling: Sampling = GREEDY,
+    stop: tuple[str, ...] = (),
+    output: OutputForm = FREE_TEXT,
 ) -> GenerateRequest:
     """A chat request of one user message."""
-    messages = (Message(role="user", content=text),)
     return GenerateRequest(
-        request_id=request_id, model_id="m", messages=messages, max_tokens=max_tokens, sampling=sampling, stop=stop
+        request_id=request_id,
+        model_id="m",
+        messages=(Message(role="user", content=text),),
+        max_tokens=max_tokens,
+        sampling=sampling,
+        stop=stop,
+        output=output,
     )
 
 

@@ -88,18 +88,24 @@ def smollm2_gguf() -> Path:
 
 
 def write_tiny_mlx_model(
-    directory: Path, *, model_type: str = "llama", chat_template: str | None = TINY_TEMPLATE, seed: int = 7
+    directory: Path,
+    *,
+    model_type: str = "llama",
+    chat_template: str | None = TINY_TEMPLATE,
+    seed: int = 7,
+    can_write_everything: bool = False,
 ) -> Path:
     """A two-layer random model in float32 with a byte-level BPE of 160 tokens; the same weights for the same seed.
 
     `model_type` is `llama`, whose cache can be cut back to any length, or `lfm2`, whose convolution state cannot.
+    `can_write_everything` gives it a token for every byte too, 416 tokens in all.
     """
     import_mlx()
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tiny_tokenizer()
+    tokenizer = _tiny_tokenizer(can_write_everything=can_write_everything)
     config = {
         **_TINY_SIZES,
         **_TINY_FAMILIES[model_type],
@@ -138,13 +144,16 @@ def convert_smollm2_gguf(gguf_path: Path, directory: Path) -> Path:
     return directory
 
 
-def _tiny_tokenizer() -> Any:
+def _tiny_tokenizer(*, can_write_everything: bool) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=160, special_tokens=_SPECIAL_TOKENS, show_progress=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if can_write_everything else []
+    trainer = trainers.BpeTrainer(
+        vocab_size=160 + len(alphabet), special_tokens=_SPECIAL_TOKENS, show_progress=False, initial_alphabet=alphabet
+    )
     tokenizer.train_from_iterator([TINY_CORPUS], trainer)
     return tokenizer
 

@@ -18,7 +18,7 @@ FORBIDDEN = {
     # Room: what none of its modules may import, whether in a function, for type checking only, or at the top.
     "lmx_worker": {"lmx_supervisor", "multiprocessing"},
     "lmx_worker.text": {"lmx_worker.backends.llamacpp", "lmx_worker.backends.mlx", *MODEL_LIBRARIES},
-    "lmx_supervisor": {"lmx_worker", "multiprocessing", *MODEL_LIBRARIES},
+    "lmx_supervisor": {"lmx_worker", "multiprocessing", "llguidance", *MODEL_LIBRARIES},
     "lmx_supervisor.core": {"asyncio", "logging", "os", "random", "socket", "subprocess", "threading", "time", "zmq",
                             "lmx_supervisor.catalog", "lmx_supervisor.cli", "lmx_supervisor.gateway", "lmx_supervisor.observe",
                             "lmx_supervisor.runtime"},

@@ -25,10 +25,12 @@ from lmx_worker.backends.base import (
 )
 from lmx_worker.backends.llamacpp.context import DecodeContext, DecodeFailedError, open_context
 from lmx_worker.backends.llamacpp.generation import Generation
+from lmx_worker.backends.llamacpp.grammar_tokens import open_grammar_tokenizer
 from lmx_worker.backends.llamacpp.sampler import TokenSampler, check_sampling
 from lmx_worker.backends.llamacpp.slots import Slot, expired, place, share_prefill
 from lmx_worker.backends.llamacpp.weights import Weights, load_weights
 from lmx_worker.text.assembler import TextAssembler
+from lmx_worker.text.grammar import FormCompiler, form_failed
 
 _CONTEXT_LENGTH = 4096
 """Tokens per sequence where the order leaves it to us and the model was trained for more."""
@@ -45,6 +47,7 @@ class LlamaCppBackend:
         self._weights: Weights | None = None
         self._context: DecodeContext | None = None
         self._template: Any = None
+        self._forms: FormCompiler | None = None
         self._slots: list[Slot] = []
         self._generations: dict[str, Generation] = {}
         self._context_length = 0
@@ -61,6 +64,7 @@ class LlamaCppBackend:
         try:
             import llama_cpp
             import llama_cpp.llama_cpp as api
+            import llguidance  # noqa: F401 - paid for now, used when the first form comes
 
             import lmx_worker.text.template  # noqa: F401 - paid for now, used at load
         except (OSError, RuntimeError) as error:
@@ -83,6 +87,7 @@ class LlamaCppBackend:
         except LoadError:
             self.close()
             raise
+        self._forms = FormCompiler(lambda: open_grammar_tokenizer(weights))
         self._slots = [Slot(sequence) for sequence in range(spec.slots)]
         return ModelFacts(
             backend="llamacpp",
@@ -148,7 +153,13 @@ class LlamaCppBackend:
                 param=param,
             )
         wanted = limits.DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-        return Prepared(request=request, tokens=tokens, max_tokens=max(1, min(wanted, room)))
+        assert self._forms is not None
+        return Prepared(
+            request=request,
+            tokens=tokens,
+            max_tokens=max(1, min(wanted, room)),
+            constraint=self._forms.compile(request.output),
+        )
 
     def count_tokens(self, request: GenerateRequest) -> int:
         """As `prepare` would make of it, however long. Raises `RequestError`. Thread-safe."""
@@ -181,6 +192,7 @@ class LlamaCppBackend:
                 prompt=prepared.tokens,
                 vocabulary_size=weights.vocabulary_size,
                 window_tokens=self._context_length,
+                constraint=prepared.constraint,
             ),
             text=TextAssembler(prepared.request.stop),
             cached_tokens=cached_tokens,
@@ -310,6 +322,10 @@ class LlamaCppBackend:
         weights, context = self._weights, self._context
         assert weights is not None and context is not None
         token = generation.sampler.sample(context.handle, row)
+        constraint = generation.prepared.constraint
+        if constraint is not None and constraint.failure is not None:
+            self._release(generation)
+            return [*deltas, form_failed(generation.request_id, constraint.failure)]
         self._tokens_decoded += 1
         piece = None if weights.ends_generation(token) else weights.piece(token)
         deltas.extend(generation.accept(token, piece, now))

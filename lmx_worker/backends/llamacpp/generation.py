@@ -66,6 +66,8 @@ class Generation:
         text = self.text.push(piece)
         if self.text.stop_sequence is not None:
             return self._finish(text, FinishReason.STOP, now)
+        if self.prepared.constraint is not None and self.prepared.constraint.is_complete:
+            return self._finish(text + self.text.finish(), FinishReason.STOP, now)
         if self.produced >= self.prepared.max_tokens:
             return self._finish(text + self.text.finish(), FinishReason.LENGTH, now)
         self.pending = token

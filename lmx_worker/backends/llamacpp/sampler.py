@@ -1,6 +1,7 @@
 """How the next token is chosen: one llama.cpp sampler chain per request.
 
-The order is llama.cpp's own: bias, penalties, top_k, top_p, min_p, temperature, draw. Everything after top_k sees its few
+The order is llama.cpp's own: bias, penalties, top_k, top_p, min_p, temperature, draw. A form comes before all of them: what it
+forbids is minus infinity, which no bias lifts. Everything after top_k sees its few
 candidates only (0.05 ms a token here); `top_k` 0 keeps the whole vocabulary, exactly and ten times slower. Greedy without
 bias and penalties needs no chain: it is the place of the largest logit.
 """
@@ -12,6 +13,7 @@ from typing import Any
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import Sampling
 from lmx_worker.backends.base import RequestError
+from lmx_worker.text.constraint import Constraint
 
 _REPEAT_WINDOW_TOKENS = 64
 _RANDOM_SEED = 0xFFFFFFFF
@@ -40,15 +42,23 @@ class TokenSampler:
     """The sampler of one request; `close` frees it."""
 
     def __init__(
-        self, api: Any, sampling: Sampling, *, prompt: Sequence[int], vocabulary_size: int, window_tokens: int
+        self,
+        api: Any,
+        sampling: Sampling,
+        *,
+        prompt: Sequence[int],
+        vocabulary_size: int,
+        window_tokens: int,
+        constraint: Constraint | None = None,
     ) -> None:
+        import numpy as np  # here: importing a backend's modules must be cheap
+
         self._api = api
+        self._np = np
         self._vocabulary_size = vocabulary_size
+        self._constraint = constraint
         self._chain: Any = None
         if _is_plain_greedy(sampling):
-            from numpy.ctypeslib import as_array  # here: importing a backend's modules must be cheap
-
-            self._as_array = as_array
             return
         params = api.llama_sampler_chain_default_params()
         params.no_perf = True
@@ -59,16 +69,34 @@ class TokenSampler:
 
     def sample(self, context: Any, output: int) -> int:
         """Choose a token from the batch row `output` of the last decode, and remember it for the penalties."""
+        if self._constraint is not None:
+            self._forbid(self._logits(context, output), self._constraint)
         if self._chain is not None:
-            return int(self._api.llama_sampler_sample(self._chain, context, output))
-        logits = self._api.llama_get_logits_ith(context, output)
-        return int(self._as_array(logits, shape=(self._vocabulary_size,)).argmax())
+            token = int(self._api.llama_sampler_sample(self._chain, context, output))
+        else:
+            token = int(self._logits(context, output).argmax())
+        if self._constraint is not None:
+            self._constraint.accept(token)
+        return token
 
     def close(self) -> None:
         """Free the chain; idempotent."""
         if self._chain is not None:
             self._api.llama_sampler_free(self._chain)
             self._chain = None
+
+    def _logits(self, context: Any, output: int) -> Any:
+        """The row as it lies in llama.cpp's memory: what is written there, the chain reads."""
+        logits = self._api.llama_get_logits_ith(context, output)
+        return self._np.ctypeslib.as_array(logits, shape=(self._vocabulary_size,))
+
+    def _forbid(self, logits: Any, constraint: Constraint) -> None:
+        allowed = constraint.allowed()
+        if allowed is None:
+            return
+        np = self._np
+        forbidden = np.unpackbits(~np.frombuffer(allowed, np.uint8), bitorder="little", count=self._vocabulary_size)
+        logits[forbidden.view(bool)] = -np.inf
 
     def _add(self, sampler: Any) -> None:
         self._api.llama_sampler_chain_add(self._chain, sampler)

@@ -40,11 +40,17 @@ class Weights:
 
     def tokenize(self, text: str, *, add_special: bool) -> Sequence[int]:
         """The tokens of a text; `<|...|>` markers in it become control tokens. `add_special` adds e.g. BOS."""
-        data = text.encode("utf-8", "replace")
+        return self._tokenize(text.encode("utf-8", "replace"), add_special=add_special, parse_special=True)
+
+    def tokenize_plain(self, data: bytes) -> Sequence[int]:
+        """The tokens of text in the middle of an answer: nothing is added, and markers stay text."""
+        return self._tokenize(data, add_special=False, parse_special=False)
+
+    def _tokenize(self, data: bytes, *, add_special: bool, parse_special: bool) -> Sequence[int]:
         size = len(data) + 2
         while True:
             buffer = (ctypes.c_int32 * size)()
-            count = self._api.llama_tokenize(self._vocabulary, data, len(data), buffer, size, add_special, True)
+            count = self._api.llama_tokenize(self._vocabulary, data, len(data), buffer, size, add_special, parse_special)
             if count >= 0:
                 return buffer[:count]
             size = -count
@@ -55,6 +61,10 @@ class Weights:
         if piece is None:
             piece = self._pieces[token] = self._read_piece(token, special=False)
         return piece
+
+    def token_text(self, token: int) -> bytes:
+        """The bytes a token stands for: of a control token its name, which never gets into an answer's text."""
+        return self.piece(token) or self._read_piece(token, special=True)
 
     def ends_generation(self, token: int) -> bool:
         """Whether this token is one of the model's ends."""

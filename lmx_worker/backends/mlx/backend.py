@@ -24,12 +24,14 @@ from lmx_worker.backends.base import (
     TextDelta,
     generation_only,
 )
+from lmx_worker.backends.mlx.forms import FormProcessor
 from lmx_worker.backends.mlx.libraries import import_mlx
 from lmx_worker.backends.mlx.loading import LoadedModel, load_model
 from lmx_worker.backends.mlx.prefix_cache import KvCache, PrefixCache, detach, trim
 from lmx_worker.backends.mlx.prompts import PromptEncoder
-from lmx_worker.backends.mlx.sampling import KeyedSampler, make_processors, make_sampler
+from lmx_worker.backends.mlx.sampling import KeyedSampler, LogitsProcessor, make_processors, make_sampler
 from lmx_worker.backends.mlx.text_stream import TextStream
+from lmx_worker.text.grammar import form_failed
 
 PREFIX_ENTRIES_PER_SLOT = 2
 """Ended prompts remembered per slot: enough for a conversation that alternates with its side requests."""
@@ -43,6 +45,7 @@ class _Sequence:
     prompt: list[int]
     cached_tokens: int
     sampler: KeyedSampler | None
+    processors: list[LogitsProcessor]
     text: TextStream
     inserted_at: float
     uid: int | None = None
@@ -152,6 +155,7 @@ class MlxBackend:
             prompt=prompt,
             cached_tokens=cached_tokens,
             sampler=make_sampler(request.sampling, vocabulary_size=self._loaded.vocabulary_size),
+            processors=self._processors(prepared),
             text=TextStream(self._loaded.tokenizer.detokenizer, request.stop, self._loaded.is_visible),
             inserted_at=time.monotonic(),
             prefilled=cached_tokens,
@@ -238,6 +242,17 @@ class MlxBackend:
         gc.collect()
         mx.clear_cache()
 
+    def _processors(self, prepared: Prepared) -> list[LogitsProcessor]:
+        """What changes a request's logits. The form comes last: no bias lifts what it forbids."""
+        assert self._loaded is not None, "insert before load"
+        processors = make_processors(prepared.request.sampling)
+        if prepared.constraint is not None:
+            vocabulary_size = self._loaded.vocabulary_size
+            processors.append(
+                FormProcessor(prepared.constraint, prompt_tokens=len(prepared.tokens), vocabulary_size=vocabulary_size)
+            )
+        return processors
+
     def _open_batch(self) -> None:
         from mlx_lm.generate import BatchGenerator
 
@@ -269,7 +284,7 @@ class MlxBackend:
             caches=[cache],
             all_tokens=[list(in_cache)],
             samplers=[sequence.sampler],
-            logits_processors=[make_processors(sequence.prepared.request.sampling)],
+            logits_processors=[sequence.processors],
             stop_sequences=[self._stop_tokens],
         )
         self._by_uid[sequence.uid] = sequence
@@ -296,25 +311,33 @@ class MlxBackend:
     def _on_token(self, sequence: _Sequence, response: Any) -> list[Delta]:
         sequence.generated.append(response.token)
         self._tokens_decoded += 1
+        constraint = sequence.prepared.constraint
+        is_complete = constraint is not None and constraint.is_complete
         # The end-of-sequence token is counted but says nothing.
         text = "" if response.finish_reason == "stop" else sequence.text.push(response.token)
-        if response.finish_reason is not None:
+        if response.finish_reason is not None or is_complete:
             text += sequence.text.finish()
         deltas: list[Delta] = [TextDelta(sequence.request_id, text, 1)]
         stop_sequence = sequence.text.stop_sequence
-        if response.finish_reason is None and stop_sequence is None:
-            return deltas
+        if response.finish_reason is not None or is_complete or stop_sequence is not None:
+            self._end(sequence, response)
+            is_length = response.finish_reason == "length" and stop_sequence is None and not is_complete
+            reason = FinishReason.LENGTH if is_length else FinishReason.STOP
+            timing = sequence.timing(time.monotonic())
+            deltas.append(FinishDelta(sequence.request_id, reason, sequence.usage(), timing, stop_sequence))
+        elif constraint is not None and constraint.failure is not None:
+            self._end(sequence, response)
+            deltas.append(form_failed(sequence.request_id, constraint.failure))
+        return deltas
+
+    def _end(self, sequence: _Sequence, response: Any) -> None:
+        """Forget a request that is over, in the batch too if that does not know it yet."""
         if response.finish_reason is None:
             self._remember(self._leave_batch(sequence))
         else:
             del self._by_uid[response.uid]
             self._remember((response.prompt_cache, response.all_tokens))
         del self._sequences[sequence.request_id]
-        is_length = response.finish_reason == "length" and stop_sequence is None
-        reason = FinishReason.LENGTH if is_length else FinishReason.STOP
-        timing = sequence.timing(time.monotonic())
-        deltas.append(FinishDelta(sequence.request_id, reason, sequence.usage(), timing, stop_sequence))
-        return deltas
 
     def _remember(self, held: tuple[KvCache | None, list[int]] | None) -> None:
         assert self._prefixes is not None, "remember before load"

@@ -15,7 +15,7 @@ _QUIET_AND_OFFLINE = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-_MODULES = ("mlx.core", "mlx_lm.generate", "mlx_lm.utils", "mlx_lm.models.cache")
+_MODULES = ("mlx.core", "mlx_lm.generate", "mlx_lm.utils", "mlx_lm.models.cache", "llguidance.hf")
 
 
 def import_mlx() -> str:

@@ -9,6 +9,8 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import DEFAULT_MAX_TOKENS
 from lmx_protocol.messages import GenerateRequest, Message, Sampling
 from lmx_worker.backends.base import Prepared, RequestError
+from lmx_worker.backends.mlx.forms import open_grammar_tokenizer
+from lmx_worker.text.grammar import FormCompiler
 from lmx_worker.text.template import CHATML
 
 
@@ -16,6 +18,7 @@ class PromptEncoder:
     """Prepares requests for one loaded model."""
 
     def __init__(self, tokenizer: Any, *, context_length: int, vocabulary_size: int) -> None:
+        self._forms = FormCompiler(lambda: open_grammar_tokenizer(tokenizer, vocabulary_size=vocabulary_size))
         self._tokenizer = tokenizer
         self._context_length = context_length
         self._vocabulary_size = vocabulary_size
@@ -48,7 +51,8 @@ class PromptEncoder:
         wanted = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         if wanted < 1:
             raise RequestError(ErrorCode.INVALID_VALUE, f"max_tokens is {wanted}; it must be at least 1", "max_tokens")
-        return Prepared(request=request, tokens=tokens, max_tokens=min(wanted, room))
+        constraint = self._forms.compile(request.output)
+        return Prepared(request=request, tokens=tokens, max_tokens=min(wanted, room), constraint=constraint)
 
     def count(self, request: GenerateRequest) -> int:
         """How many tokens the prompt has. Raises `RequestError`."""
