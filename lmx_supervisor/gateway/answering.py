@@ -29,6 +29,14 @@ logger = logging.getLogger("lmx.http")
 _CLIENT_ID_HEADERS = (b"x-client-id", b"x-openclaw-agent-id")
 """What a client calls itself; the first one that is there counts."""
 
+
+def origin_of(scope: Scope, *, stream: bool) -> Origin:
+    """Where a request comes from."""
+    headers = dict(scope["headers"])
+    names = (headers[name].decode("latin-1") for name in _CLIENT_ID_HEADERS if name in headers)
+    return Origin(client_id=next(names, None), stream=stream)
+
+
 ChoiceEvent = tuple[int, AnyRequestEvent]
 
 
@@ -67,7 +75,7 @@ class AnswerResponse:
         worker = self._service.fleet().worker(first.model_id)
         if worker is not None and worker.facts is not None:
             refuse_what_the_model_cannot(first, worker.facts, self._params)
-        origin = self._origin(scope)
+        origin = origin_of(scope, stream=self._stream)
         answers = [self._service.submit(request, origin) for request in self._requests]
         reader = AnswerReader(answers, self._open_answers, until_gone=until_disconnect(receive), ids=(request_id_of(scope),))
         try:
@@ -80,11 +88,6 @@ class AnswerResponse:
             logger.warning("slow_client", extra={"generation_id": first.request_id})
         finally:
             reader.close()
-
-    def _origin(self, scope: Scope) -> Origin:
-        headers = dict(scope["headers"])
-        names = (headers[name].decode("latin-1") for name in _CLIENT_ID_HEADERS if name in headers)
-        return Origin(client_id=next(names, None), stream=self._stream)
 
     async def _send_whole(self, reader: AnswerReader, send: Send) -> None:
         answers = [CollectedAnswer() for _ in self._requests]

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
 
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.admin.compatibility import AdminCompatibility
@@ -25,6 +25,7 @@ from lmx_supervisor.gateway.admin.status import AdminStatus
 from lmx_supervisor.gateway.admin.workers import AdminWorkers
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.auth import RequireAdminKey, RequireInferenceKey
+from lmx_supervisor.gateway.chat_socket import ChatSocket
 from lmx_supervisor.gateway.dialects.openai_chat import ChatCompletions
 from lmx_supervisor.gateway.dialects.openai_completions import Completions
 from lmx_supervisor.gateway.dialects.openai_responses import Responses
@@ -85,6 +86,7 @@ def _inference_routes(service: Service) -> list[BaseRoute]:
     responses = Responses(service, open_answers, ResponseStore())
     return [
         Route("/chat/completions", ChatCompletions(service, open_answers).create, methods=["POST"]),
+        WebSocketRoute("/chat/stream", ChatSocket(service, open_answers)),
         Route("/completions", Completions(service, open_answers).create, methods=["POST"]),
         Route("/responses", responses.create, methods=["POST"]),
         Route("/responses/{response_id}", responses.show, methods=["GET"]),

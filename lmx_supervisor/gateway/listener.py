@@ -107,6 +107,9 @@ def hypercorn_config(config: Config) -> HypercornConfig:
     # The body's deadline is `body.read_body`'s; a read timeout here would also end streams whose client just listens.
     pinned.read_timeout = None
     pinned.include_server_header = False
+    pinned.websocket_max_message_size = limits.SOCKET_FRAME_BYTES_MAX
+    # A vanished peer is noticed by TCP; a ping that goes unanswered would also end a client that only computes.
+    pinned.websocket_ping_interval = None
     return pinned
 
 
@@ -120,6 +123,8 @@ class _Gate:
         self._budget = budget
         self._connections: _Kept = {}
         self._refusals: _Kept = {}
+        self._stopping = asyncio.Event()
+        """Told to every request as `state.stopping`: what has no end of its own ends when it is set."""
 
     async def let_in(self, connected: socket.socket) -> None:
         """Serve or refuse an accepted connection, from now on ours to close; of a flood, only so many are told."""
@@ -142,7 +147,8 @@ class _Gate:
 
     async def _serve(self, streams: _Streams) -> None:
         loop = asyncio.get_running_loop()
-        await _Connection(self._app, loop, self._hypercorn, self._context, ConnectionState({}), *streams)
+        state = ConnectionState({"stopping": self._stopping})
+        await _Connection(self._app, loop, self._hypercorn, self._context, state, *streams)
 
     async def _refuse(self, streams: _Streams) -> None:
         """Say 503 and wait a moment for the client to take it: closing at once would reset the answer away."""
@@ -157,6 +163,7 @@ class _Gate:
 
     async def drain(self, seconds: float) -> None:
         """Let connections end by themselves for at most `seconds`."""
+        self._stopping.set()
         await self._context.terminated.set()
         if self._connections:
             await asyncio.wait(self._connections, timeout=seconds)

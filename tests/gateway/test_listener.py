@@ -8,6 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from openai import APIError, AsyncOpenAI
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, CloseConnection, TextMessage
+from wsproto.events import Event as WebSocketEvent
+from wsproto.events import Request as WebSocketUpgrade
+from wsproto.frame_protocol import CloseReason
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
@@ -196,13 +201,41 @@ async def test_a_websocket_that_may_not_be_opened_is_403(connect: Connect, caplo
     handshake = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     handshake += b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     statuses = []
-    for origin in (b"Origin: https://evil.example\r\n", b""):
+    for path, origin in ((b"/v1/chat/stream", b"Origin: https://evil.example\r\n"), (b"/v1/nothing", b"")):
         wire = await connect()
-        await wire.send(b"GET /v1/chat/stream HTTP/1.1\r\nHost: localhost\r\n" + handshake + origin + b"\r\n")
+        await wire.send(b"GET %b HTTP/1.1\r\nHost: localhost\r\n" % path + handshake + origin + b"\r\n")
         statuses.append((await wire.response())[0])
 
     assert statuses == [403, 403]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_websocket_carries_chats_and_bounds_its_frames(connect: Connect) -> None:
+    """Over a real socket: a chat is answered; a frame over the limit closes the connection with 1009 before it is held."""
+    wire = await connect()
+    client = WSConnection(ConnectionType.CLIENT)
+    await wire.send(client.send(WebSocketUpgrade(host="localhost", target="/v1/chat/stream")))
+    frame = json.loads(CHAT) | {"type": "chat.request", "request_id": "r"}
+    received: list[WebSocketEvent] = []
+
+    async def until(came: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not came():
+                client.receive_data(await wire.reader.read(65536))
+                received.extend(client.events())
+
+    def said() -> list[str]:
+        return [json.loads(event.data)["type"] for event in received if isinstance(event, TextMessage)]
+
+    await until(lambda: any(isinstance(event, AcceptConnection) for event in received))
+    await wire.send(client.send(TextMessage(data=json.dumps(frame))))
+    await until(lambda: "chat.done" in said())
+    await wire.send(client.send(TextMessage(data="x" * (limits.SOCKET_FRAME_BYTES_MAX + 1))))
+    await until(lambda: isinstance(received[-1], CloseConnection))
+
+    assert said() == ["chat.token", "chat.token", "chat.done"]
+    assert isinstance(received[-1], CloseConnection)
+    assert received[-1].code == CloseReason.MESSAGE_TOO_BIG
 
 
 async def test_a_stalled_body_is_408_and_closed(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
