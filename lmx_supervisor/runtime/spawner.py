@@ -35,8 +35,11 @@ _ENVIRONMENT_ALLOWED = frozenset(
         "LD_LIBRARY_PATH",
         "SSL_CERT_FILE",
         "LMX_SCRIPTED_BOOT",
+        "GOMP_SPINCOUNT",
     }
 )
+_ENVIRONMENT_DEFAULTS = {"GOMP_SPINCOUNT": str(limits.GOMP_SPIN_ROUNDS)}
+"""The operator's own value wins. Read by GNU OpenMP when it is loaded, so it must be there before any import (docs/adr/0009)."""
 _ENVIRONMENT_FIXED = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONSAFEPATH": "1",
@@ -90,7 +93,7 @@ def spawn_worker(spec: BootSpec, crash_file: Path) -> Spawned:
 def worker_environment(ours: "os._Environ[str] | dict[str, str]") -> dict[str, str]:
     """The environment of a worker: what it needs of ours, and nothing that could hold a key."""
     allowed = {name: value for name, value in ours.items() if name in _ENVIRONMENT_ALLOWED}
-    return allowed | _ENVIRONMENT_FIXED
+    return _ENVIRONMENT_DEFAULTS | allowed | _ENVIRONMENT_FIXED
 
 
 def _popen(argv: list[str], environment: dict[str, str], stdin_fd: int, output_fd: int) -> int:

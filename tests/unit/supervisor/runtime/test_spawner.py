@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lmx_protocol import limits
 from lmx_protocol.messages import BootSpec
 from lmx_supervisor.runtime import spawner
 from tests.support.holdings import descriptor_kinds
@@ -70,3 +71,9 @@ def test_an_abandoned_worker_is_gone_and_reaped(tmp_path: Path) -> None:
 
     with pytest.raises(ProcessLookupError):
         os.kill(spawned.pid, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [({}, str(limits.GOMP_SPIN_ROUNDS)), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_how_long_openmp_threads_spin_is_set_unless_the_operator_says(ours: dict[str, str], theirs: str) -> None:
+    """Spinning threads take the processor from the very threads they wait for."""
+    assert spawner.worker_environment(ours)["GOMP_SPINCOUNT"] == theirs
