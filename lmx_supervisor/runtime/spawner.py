@@ -39,7 +39,7 @@ _ENVIRONMENT_ALLOWED = frozenset(
     }
 )
 _ENVIRONMENT_DEFAULTS = {"GOMP_SPINCOUNT": str(limits.GOMP_SPIN_ROUNDS)}
-"""The operator's own value wins. Read by GNU OpenMP when it is loaded, so it must be there before any import (docs/adr/0009)."""
+"""The operator's own value wins. GNU OpenMP reads it when it is loaded, before any code of ours runs (docs/adr/0009)."""
 _ENVIRONMENT_FIXED = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONSAFEPATH": "1",
