@@ -13,6 +13,7 @@ from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequest, GenerateRequest, ModelFacts, ModelSpec, Usage
 from lmx_worker.backends.base import (
+    AnyPrepared,
     BackendStats,
     Delta,
     ErrorDelta,
@@ -32,7 +33,7 @@ from lmx_worker.backends.llamacpp.weights import Weights, load_weights
 from lmx_worker.text.assembler import TextAssembler
 from lmx_worker.text.grammar import FormCompiler, form_failed
 
-_CONTEXT_LENGTH = 4096
+CONTEXT_LENGTH = 4096
 """Tokens per sequence where the order leaves it to us and the model was trained for more."""
 
 
@@ -78,7 +79,7 @@ class LlamaCppBackend:
         if self._api is None:
             self.import_libraries()
         weights = self._weights = load_weights(self._api, spec, progress)
-        self._context_length = min(spec.context_length or _CONTEXT_LENGTH, weights.train_context_length)
+        self._context_length = min(spec.context_length or CONTEXT_LENGTH, weights.train_context_length)
         self._prefill_chunk_tokens = spec.prefill_chunk_tokens
         cells = self._cells_wanted or self._context_length * spec.slots
         try:
@@ -132,6 +133,16 @@ class LlamaCppBackend:
             raise LoadError(ErrorCode.MODEL_PROBE_FAILED, str(error)) from error
         return source
 
+    @property
+    def api(self) -> Any:
+        """llama.cpp's functions, once they are imported."""
+        return self._api
+
+    @property
+    def weights(self) -> Weights | None:
+        """What is loaded, for others that read with it."""
+        return self._weights
+
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def prepare(self, request: AnyRequest) -> Prepared:
@@ -177,9 +188,10 @@ class LlamaCppBackend:
         """Whether a slot is free."""
         return len(self._generations) < len(self._slots)
 
-    def insert(self, prepared: Prepared) -> None:
+    def insert(self, prepared: AnyPrepared) -> None:
         """Give the request a slot, with whatever computed prefix can be found for it."""
         weights, context = self._weights, self._context
+        assert isinstance(prepared, Prepared), "what is only read goes to the reader"
         assert weights is not None and context is not None and self.has_room()
         assert prepared.request.request_id not in self._generations
         slot, cached_tokens = self._claim(prepared, context, partial=not weights.keeps_whole_sequences)

@@ -56,15 +56,18 @@ class DecodeContext:
         """Begin a new batch."""
         self._batch.n_tokens = 0
 
-    def add(self, tokens: Sequence[int], *, position: int, sequence: int, wants_logits: bool) -> int:
-        """Append tokens of one sequence; return the batch row of the last one, the only one whose logits may be wanted."""
+    def add(self, tokens: Sequence[int], *, position: int, sequence: int, wants_logits: bool, wants_all: bool = False) -> int:
+        """Append tokens of one sequence; return the batch row of the last one, the only one whose logits may be wanted.
+
+        With `wants_all` every token has an output, as embeddings need it.
+        """
         start = int(self._batch.n_tokens)
         end = start + len(tokens)
         assert 0 < len(tokens) <= self._batch_tokens - start, "the batch is full"
         self._token[start:end] = list(tokens)
         self._position[start:end] = list(range(position, position + len(tokens)))
         self._sequence[start:end] = [sequence] * len(tokens)
-        self._wants_logits[start:end] = [0] * len(tokens)
+        self._wants_logits[start:end] = [int(wants_all)] * len(tokens)
         self._wants_logits[end - 1] = wants_logits
         self._batch.n_tokens = end
         return end - 1
@@ -94,6 +97,11 @@ class DecodeContext:
         """Make the first `length` tokens of `source` the whole of `target`, sharing the cells."""
         self._api.llama_memory_seq_rm(self._memory, target, -1, -1)
         self._api.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def forget_all(self) -> None:
+        """Empty every sequence. A context of an encoder has none."""
+        if self._memory:
+            self._api.llama_memory_clear(self._memory, False)
 
     def close(self) -> None:
         """Free the context; idempotent."""

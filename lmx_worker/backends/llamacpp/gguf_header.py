@@ -38,6 +38,10 @@ class GgufHeader:
     file_bytes: int
     needed_bytes: int
     """Where the last tensor ends; at most `file_bytes`."""
+    pooling: int | None = None
+    """How an embedding model makes one vector of many, in llama.cpp's numbers; None: it does not say."""
+    is_causal: bool = True
+    """Each token sees only those before it."""
 
 
 def model_files(path: Path) -> list[Path]:
@@ -110,8 +114,11 @@ class _HeaderReader:
             raise self._broken("its alignment is not a positive number")
         data_start = -(-self._at // alignment) * alignment
         architecture = fields.get("general.architecture")
+        pooling = fields.get(f"{architecture}.pooling_type")
         return GgufHeader(
             architecture=architecture if isinstance(architecture, str) else "",
+            pooling=pooling if isinstance(pooling, int) else None,
+            is_causal=bool(fields.get(f"{architecture}.attention.causal", True)),
             file_bytes=len(self._data),
             needed_bytes=data_start + max(ends) if ends else self._at,
         )

@@ -27,6 +27,7 @@ class Weights:
         self.train_context_length = int(api.llama_model_n_ctx_train(handle))
         self.parameters = int(api.llama_model_n_params(handle))
         self.weights_bytes = int(api.llama_model_size(handle))
+        self.embedding_dimensions = int(api.llama_model_n_embd_out(handle))
         self.keeps_whole_sequences = bool(api.llama_model_is_recurrent(handle) or api.llama_model_is_hybrid(handle))
         """Its memory of a sequence is one state, which cannot be cut back to an earlier position."""
         self.bos_text = self._token_text(api.llama_vocab_bos(self._vocabulary))
@@ -38,9 +39,29 @@ class Weights:
         source = self._api.llama_model_chat_template(self.handle, None)
         return source.decode("utf-8", "replace") if source else None
 
-    def tokenize(self, text: str, *, add_special: bool) -> Sequence[int]:
-        """The tokens of a text; `<|...|>` markers in it become control tokens. `add_special` adds e.g. BOS."""
-        return self._tokenize(text.encode("utf-8", "replace"), add_special=add_special, parse_special=True)
+    @property
+    def classes(self) -> int:
+        """How many numbers its classification head gives, if it has one."""
+        return int(self._api.llama_model_n_cls_out(self.handle))
+
+    @property
+    def rerank_template(self) -> str | None:
+        """The text around a query and a document that the file has for rerankers, or None."""
+        source = self._api.llama_model_chat_template(self.handle, b"rerank")
+        return source.decode("utf-8", "replace") if source else None
+
+    @property
+    def pair_marks(self) -> tuple[list[int], list[int], list[int]]:
+        """The control tokens before, between and after two texts that are read together."""
+        api, vocabulary = self._api, self._vocabulary
+        separator = [api.llama_vocab_sep(vocabulary)] if api.llama_vocab_get_add_sep(vocabulary) else []
+        end = [api.llama_vocab_eos(vocabulary)] if api.llama_vocab_get_add_eos(vocabulary) else []
+        before = [api.llama_vocab_bos(vocabulary)] if api.llama_vocab_get_add_bos(vocabulary) else []
+        return before, end + separator, end or separator
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> Sequence[int]:
+        """The tokens of a text. `add_special` adds e.g. BOS; `parse_special`: markers like `<|...|>` become control tokens."""
+        return self._tokenize(text.encode("utf-8", "replace"), add_special=add_special, parse_special=parse_special)
 
     def tokenize_plain(self, data: bytes) -> Sequence[int]:
         """The tokens of text in the middle of an answer: nothing is added, and markers stay text."""
