@@ -28,7 +28,9 @@ from lmx_supervisor.gateway.auth import RequireAdminKey, RequireInferenceKey
 from lmx_supervisor.gateway.chat_socket import ChatSocket
 from lmx_supervisor.gateway.dialects.openai_chat import ChatCompletions
 from lmx_supervisor.gateway.dialects.openai_completions import Completions
+from lmx_supervisor.gateway.dialects.openai_embeddings import Embeddings
 from lmx_supervisor.gateway.dialects.openai_responses import Responses
+from lmx_supervisor.gateway.dialects.rerank import Rerank
 from lmx_supervisor.gateway.edge import Edge
 from lmx_supervisor.gateway.foreign_sites import RefuseForeignSites
 from lmx_supervisor.gateway.framing import DiscardUnreadBody, RefuseBadHeaders
@@ -88,6 +90,8 @@ def _inference_routes(service: Service) -> list[BaseRoute]:
         Route("/chat/completions", ChatCompletions(service, open_answers).create, methods=["POST"]),
         WebSocketRoute("/chat/stream", ChatSocket(service, open_answers)),
         Route("/completions", Completions(service, open_answers).create, methods=["POST"]),
+        Route("/embeddings", Embeddings(service, open_answers).create, methods=["POST"]),
+        Route("/rerank", Rerank(service, open_answers).create, methods=["POST"]),
         Route("/responses", responses.create, methods=["POST"]),
         Route("/responses/{response_id}", responses.show, methods=["GET"]),
         Route("/responses/{response_id}", responses.delete, methods=["DELETE"]),
