@@ -8,7 +8,7 @@ only when its previous one was written: that is the flow control from the client
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -59,13 +59,16 @@ class AnswerResponse:
         stream: bool,
         open_answers: OpenAnswers,
         params: Mapping[str, str] | None = None,
+        on_prompt: Callable[[Prefill], None] = lambda _: None,
     ) -> None:
+        """`on_prompt` is told how long the prompt is, if that becomes known before the stream opens."""
         self._service = service
         self._requests = requests
         self._translator = translator
         self._stream = stream
         self._open_answers = open_answers
         self._params = params or {}
+        self._on_prompt = on_prompt
         self._server = service.config.server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,7 +103,7 @@ class AnswerResponse:
             elif isinstance(event, Finished):
                 answers[choice].finished = event
             elif isinstance(event, Failed | Cancelled):
-                raise self._problem(event)
+                raise problem_of(event, self._params)
         body = self._translator.whole(answers)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -151,7 +154,7 @@ class AnswerResponse:
             ended = self._translator.finished(choice, event)
             return ended + (self._translator.closing([finished[each] for each in sorted(finished)]) if is_last else b"")
         if isinstance(event, Failed | Cancelled):
-            raise self._problem(event)
+            raise problem_of(event, self._params)
         return b""
 
     async def _hold_status(self, reader: AnswerReader) -> ChoiceEvent | None:
@@ -166,16 +169,11 @@ class AnswerResponse:
             if came is None:
                 return None
             if isinstance(came[1], Failed | Cancelled):
-                raise self._problem(came[1])
+                raise problem_of(came[1], self._params)
             if not isinstance(came[1], Prefill):
                 return came
+            self._on_prompt(came[1])
         return None
-
-    def _problem(self, event: Failed | Cancelled) -> Problem:
-        if isinstance(event, Cancelled):
-            return Problem(ErrorCode.GENERATION_ERROR, "The server cancelled this request; send it again.")
-        param = self._params.get(event.param, event.param) if event.param is not None else None
-        return Problem(event.code, event.message, param=param, retry_after_seconds=event.retry_after_seconds)
 
     async def _write(self, sending: Awaitable[None]) -> None:
         try:
@@ -183,6 +181,14 @@ class AnswerResponse:
                 await sending
         except TimeoutError:
             raise SlowClientError from None
+
+
+def problem_of(event: Failed | Cancelled, params: Mapping[str, str]) -> Problem:
+    """An end that is no answer, as a problem; `params` as in `AnswerResponse`."""
+    if isinstance(event, Cancelled):
+        return Problem(ErrorCode.GENERATION_ERROR, "The server cancelled this request; send it again.")
+    param = params.get(event.param, event.param) if event.param is not None else None
+    return Problem(event.code, event.message, param=param, retry_after_seconds=event.retry_after_seconds)
 
 
 def _part(body: bytes) -> Message:

@@ -26,6 +26,7 @@ from lmx_supervisor.gateway.admin.workers import AdminWorkers
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.auth import RequireAdminKey, RequireInferenceKey
 from lmx_supervisor.gateway.chat_socket import ChatSocket
+from lmx_supervisor.gateway.dialects.anthropic import Messages
 from lmx_supervisor.gateway.dialects.openai_chat import ChatCompletions
 from lmx_supervisor.gateway.dialects.openai_completions import Completions
 from lmx_supervisor.gateway.dialects.openai_embeddings import Embeddings
@@ -84,6 +85,7 @@ def _router(routes: list[BaseRoute]) -> Router:
 
 def _inference_routes(service: Service) -> list[BaseRoute]:
     open_answers = OpenAnswers()
+    messages = Messages(service, open_answers)
     models = Models(service)
     responses = Responses(service, open_answers, ResponseStore())
     return [
@@ -97,6 +99,8 @@ def _inference_routes(service: Service) -> list[BaseRoute]:
         Route("/responses/{response_id}", responses.delete, methods=["DELETE"]),
         Route("/responses/{response_id}/input_items", responses.input_items),
         Route("/responses/{response_id}/cancel", responses.cancel, methods=["POST"]),
+        Route("/messages", messages.create, methods=["POST"]),
+        Route("/messages/count_tokens", messages.count_tokens, methods=["POST"]),
         Route("/requests/{request_id:path}/cancel", OpenRequests(open_answers).cancel, methods=["POST"]),
         Route("/models", models.index),
         # `path`: ids contain slashes, raw or as %2F.

@@ -10,10 +10,12 @@ import time
 from typing import Any
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmx_protocol import limits
 from lmx_supervisor.core.refusal import Refusal
+from lmx_supervisor.gateway.dialects.anthropic_errors import error_response, speaks_anthropic
 from lmx_supervisor.gateway.disconnect import ClientGoneError
 from lmx_supervisor.gateway.problem import Problem, internal_error
 
@@ -63,13 +65,13 @@ class Edge:
             except (Problem, Refusal) as failure:
                 if exchange.status is not None:
                     raise
-                await _as_problem(failure).response()(scope, receive, exchange.send)
+                await exchange.response(_as_problem(failure))(scope, receive, exchange.send)
         except (ClientDisconnect, ClientGoneError):
             note(scope, outcome="client_gone")
         except Exception:
             logger.exception("request failed with a bug", extra={"request_id": exchange.request_id})
             if exchange.status is None:
-                await internal_error().response()(scope, receive, exchange.send)
+                await exchange.response(internal_error())(scope, receive, exchange.send)
         finally:
             exchange.log()
 
@@ -96,12 +98,20 @@ class _Exchange:
         self._send = send
         self._bytes_sent = 0
         self._started_seconds = time.monotonic()
+        self._speaks_anthropic = speaks_anthropic(scope["path"])
         scope.setdefault("state", {}).update(log_fields={}, request_id=self.request_id)
+
+    def response(self, problem: Problem) -> Response:
+        """A failure in the envelope of the dialect that is spoken at this path: nowhere else is that chosen."""
+        return error_response(problem, self.request_id) if self._speaks_anthropic else problem.response()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode("ascii"))]
+            request_id = self.request_id.encode("ascii")
+            headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            if self._speaks_anthropic:
+                headers.append((b"request-id", request_id))
             message = {**message, "headers": headers}
         elif message["type"] == "http.response.body":
             self._bytes_sent += len(message.get("body", b""))

@@ -142,10 +142,14 @@ class Problem(Exception):  # noqa: N818 - an answer, not an error of ours
 
     def response(self) -> Response:
         """The whole answer, with status, `Retry-After` and further headers."""
+        return self.response_in(self.envelope(), self.kind.status)
+
+    def response_in(self, envelope: Mapping[str, object], status: int) -> Response:
+        """The whole answer in the envelope of a dialect."""
         headers = dict(self.headers)
         if self.retry_after_seconds is not None:
             headers["Retry-After"] = str(self.retry_after_seconds)
-        return json_response(self.envelope(), status=self.kind.status, headers=headers)
+        return json_response(envelope, status=status, headers=headers)
 
 
 def internal_error() -> Problem:

@@ -31,11 +31,14 @@ class CollectedAnswer:
     reasoning: str = ""
     tool_calls: list[CollectedCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    parts: list[AnswerPart] = field(default_factory=list)
+    """Everything in the order it came, for dialects that tell what the model said between two calls."""
     finished: Finished | None = None
     """None until the choice has ended."""
 
     def add(self, part: AnswerPart) -> None:
         """Take in the next part."""
+        self.parts.append(part)
         match part:
             case Text():
                 self.text += part.text

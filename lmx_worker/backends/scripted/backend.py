@@ -46,7 +46,6 @@ _REFUSED = {
     "stop": "knows no stop strings",
     "logit_bias": "has no logits to bias",
     "output": "says what its script says, in whatever form",
-    "template_arguments": "has no chat template",
     "continues_last_message": "cannot go on from what it did not say",
 }
 _PLAIN = GenerateRequest(request_id="", model_id="")

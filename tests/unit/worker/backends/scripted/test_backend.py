@@ -86,7 +86,6 @@ def test_thoughts_count_as_reasoning(tmp_path: Path) -> None:
         ({"stop": ("x",)}, "stop"),
         ({"sampling": Sampling(logit_bias=((1, 1.0),))}, "logit_bias"),
         ({"output": OutputForm(kind=OutputKind.JSON_OBJECT)}, "output"),
-        ({"template_arguments": "{}"}, "template_arguments"),
         ({"continues_last_message": True}, "continues_last_message"),
     ],
 )

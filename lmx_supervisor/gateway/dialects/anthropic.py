@@ -1,0 +1,85 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+import secrets
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from lmx_protocol.messages import Cancelled, Failed, Finished
+from lmx_supervisor.core.service import Service
+from lmx_supervisor.gateway.answer_reader import AnswerReader, OpenAnswers
+from lmx_supervisor.gateway.answering import AnswerResponse, origin_of, problem_of
+from lmx_supervisor.gateway.body import read_json
+from lmx_supervisor.gateway.dialects.anthropic_messages import MessageTranslator
+from lmx_supervisor.gateway.dialects.anthropic_request import to_count_request, to_generate_request
+from lmx_supervisor.gateway.dialects.anthropic_schema import messages_decoder
+from lmx_supervisor.gateway.disconnect import until_disconnect
+from lmx_supervisor.gateway.edge import note, request_id_of
+from lmx_supervisor.gateway.responses import json_response
+
+_PARAMS = {
+    "stop": "stop_sequences",
+    "output": "output_config.format",
+    "template_arguments": "thinking",
+    "continues_last_message": "messages",
+}
+"""What the fields of a neutral request are called here."""
+
+
+class Messages:
+    """The two routes."""
+
+    def __init__(self, service: Service, open_answers: OpenAnswers) -> None:
+        self._service = service
+        self._open_answers = open_answers
+
+    async def create(self, request: Request) -> ASGIApp:
+        """Validate, then hand over to the answering loop. Raises `Problem`."""
+        body = await read_json(request, messages_decoder, self._service.config.server)
+        generate = to_generate_request(
+            body, f"msg_{secrets.token_hex(12)}", has_template_arguments=self._has_template_arguments(body.model)
+        )
+        translator = MessageTranslator(
+            generate.request_id,
+            generate.model_id,
+            http_request_id=request_id_of(request.scope),
+            hides_thinking=body.thinking is not None and body.thinking.display == "omitted",
+        )
+        return AnswerResponse(
+            self._service,
+            [generate],
+            translator,
+            stream=bool(body.stream),
+            open_answers=self._open_answers,
+            params=_PARAMS,
+            on_prompt=translator.prompt_progress,
+        )
+
+    def _has_template_arguments(self, model_id: str) -> bool:
+        worker = self._service.fleet().worker(model_id)
+        facts = worker.facts if worker is not None else None
+        return facts is None or "template_arguments" not in facts.unsupported_fields
+
+    async def count_tokens(self, request: Request) -> Response:
+        """How long the prompt of a message would be; nothing is generated. Raises `Problem` and `ClientGoneError`."""
+        body = await read_json(request, messages_decoder, self._service.config.server)
+        count = to_count_request(
+            body, f"count-{secrets.token_hex(12)}", has_template_arguments=self._has_template_arguments(body.model)
+        )
+        note(request.scope, model=count.model_id, generation_id=count.request_id)
+        answers = [self._service.submit(count, origin_of(request.scope, stream=False))]
+        gone = until_disconnect(request.receive)
+        reader = AnswerReader(answers, self._open_answers, until_gone=gone, ids=(request_id_of(request.scope),))
+        try:
+            came = await reader.next_event(wait_seconds=None)
+        finally:
+            reader.close()
+        assert came is not None, "it was to wait for as long as it takes"
+        match came[1]:
+            case Finished() as counted:
+                return json_response({"input_tokens": counted.usage.prompt_tokens})
+            case Failed() | Cancelled() as failure:
+                raise problem_of(failure, _PARAMS)
+            case other:
+                raise AssertionError(f"a count was answered with {type(other).__name__}")
