@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 from openai.types.chat import ChatCompletion
 
 from lmx_protocol import limits
@@ -120,6 +121,26 @@ async def test_the_failure_of_one_choice_ends_the_stream(service: FedService) ->
     assert "worker_lost" == last["error"]["code"]
     await all_ended(service.answers)
     assert [False, True, False] == [answer.cancelled.is_set() for answer in service.answers]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_regex": "("}, "guided_regex"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+async def test_a_workers_refusal_names_the_clients_field(
+    client: httpx.AsyncClient, service: FedService, fields: dict[str, Any], param: str
+) -> None:
+    """The worker knows one form, the client the field in which it asked for it."""
+    refused = Failed(request_id="", code=ErrorCode.INVALID_VALUE, message="no", param="response_format")
+    service.on_submit = lambda answer: answer.feed(refused)
+
+    response = await client.post(URL, json={**CHAT, **fields})
+
+    assert (400, param) == (response.status_code, response.json()["error"]["param"])
 
 
 async def test_a_client_that_leaves_cancels_every_choice(service: FedService) -> None:

@@ -14,6 +14,7 @@ from lmx_supervisor.gateway.dialects.openai_chat_request import to_generate_requ
 from lmx_supervisor.gateway.dialects.openai_chat_schema import chat_decoder
 from lmx_supervisor.gateway.dialects.openai_chat_translator import ChatTranslator
 from lmx_supervisor.gateway.dialects.openai_fields import PARAMS
+from lmx_supervisor.gateway.dialects.openai_output import output_params
 
 
 class ChatCompletions:
@@ -44,5 +45,5 @@ class ChatCompletions:
             translator,
             stream=bool(body.stream),
             open_answers=self._open_answers,
-            params=PARAMS,
+            params={**PARAMS, **output_params(body)},
         )

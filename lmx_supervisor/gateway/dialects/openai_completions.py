@@ -14,6 +14,7 @@ from lmx_supervisor.gateway.dialects.openai_completions_request import to_plan
 from lmx_supervisor.gateway.dialects.openai_completions_schema import completion_decoder
 from lmx_supervisor.gateway.dialects.openai_completions_translator import CompletionTranslator
 from lmx_supervisor.gateway.dialects.openai_fields import PARAMS
+from lmx_supervisor.gateway.dialects.openai_output import output_params
 
 
 class Completions:
@@ -40,11 +41,12 @@ class Completions:
             logprobs=body.logprobs is not None,
         )
         is_for_ranking = body.logprobs is None and plan.candidates > plan.shown
+        ranking_params = {"logprobs": "best_of"} if is_for_ranking else {}
         return AnswerResponse(
             self._service,
             plan.requests,
             translator,
             stream=bool(body.stream),
             open_answers=self._open_answers,
-            params={**PARAMS, "prompt_tokens": "prompt", **({"logprobs": "best_of"} if is_for_ranking else {})},
+            params={**PARAMS, **output_params(body), **ranking_params, "prompt_tokens": "prompt"},
         )

@@ -19,6 +19,7 @@ from lmx_supervisor.gateway.dialects.openai_schemas import schema_text
 Expression = Annotated[str, Meta(min_length=1, max_length=limits.EXPRESSION_CHARACTERS_MAX)]
 Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=limits.OUTPUT_CHOICES_MAX)]
 
+_RESPONSE_FORMAT = "response_format"
 _REGEX_META_CHARACTERS = re.compile(r"[\\.+*?()|\[\]{}^$#&\-~]")
 
 
@@ -68,11 +69,7 @@ _json_text_decoder = msgspec.json.Decoder(str)
 
 def output_form(fields: OutputFields) -> OutputForm:
     """The form that a request asks for, in whatever field. Raises `Problem`."""
-    forms = _guided_forms(fields)
-    if fields.response_format is not None:
-        form = _response_format(fields.response_format)
-        if form.kind is not OutputKind.TEXT:
-            forms["response_format"] = form
+    forms = _forms(fields)
     if is_given(fields.grammar):
         raise not_supported(
             "grammar", "grammars in GBNF are not supported; send one in Lark form as structured_outputs.grammar."
@@ -81,6 +78,22 @@ def output_form(fields: OutputFields) -> OutputForm:
         *_, last = forms
         raise invalid_value(last, f"an answer has one form, and {' and '.join(forms)} ask for several; send one of them.")
     return next(iter(forms.values()), OutputForm())
+
+
+def output_params(fields: OutputFields) -> dict[str, str]:
+    """What a refusal of the form is to call it: the field in which it was asked for. `fields` have a valid form."""
+    asked = next(iter(_forms(fields)), _RESPONSE_FORMAT)
+    return {"output": asked, _RESPONSE_FORMAT: asked}
+
+
+def _forms(fields: OutputFields) -> dict[str, OutputForm]:
+    """All forms that are asked for, by field."""
+    forms = _guided_forms(fields)
+    if fields.response_format is not None:
+        form = _response_format(fields.response_format)
+        if form.kind is not OutputKind.TEXT:
+            forms[_RESPONSE_FORMAT] = form
+    return forms
 
 
 def _response_format(wanted: ResponseFormat) -> OutputForm:
