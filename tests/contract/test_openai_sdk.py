@@ -331,7 +331,7 @@ def test_a_crash_raises_out_of_the_stream_helper(client: openai.OpenAI, server: 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_request_is_cancelled_by_the_clients_own_id(client: openai.OpenAI, server: LiveServer, stream: bool) -> None:
-    """From elsewhere, by the `X-Request-ID` that the client chose; whoever waits for the answer is told."""
+    """From elsewhere, by the `X-Request-ID` that the client chose; who waits for the answer is told, its place is free."""
     options: dict[str, Any] = {"model": MODEL, "messages": asks("slowly"), "extra_headers": {"X-Request-ID": f"job/{stream}"}}
     with ThreadPoolExecutor(1) as elsewhere:
         cancelled = elsewhere.submit(_cancel_when_open, server, f"job/{stream}")
@@ -342,6 +342,7 @@ def test_a_request_is_cancelled_by_the_clients_own_id(client: openai.OpenAI, ser
 
     assert {"request_id": f"job/{stream}", "cancelled": True} == cancelled.result()
     assert "request_cancelled" == ended.value.code
+    wait_until(lambda: server.worker(MODEL)["requests_active"] == 0, 10.0, "the worker to be idle")
 
 
 def _cancel_when_open(server: LiveServer, request_id: str) -> Any:
