@@ -157,7 +157,7 @@ async def test_a_client_that_leaves_cancels_every_choice(service: FedService) ->
 
 
 async def test_choices_are_kept_alive_by_one_clock() -> None:
-    """While all of them are silent one empty delta flows per interval, not one per choice."""
+    """While all of them are silent one empty delta flows per interval, of a choice that has not ended."""
     service = FedService(Config(server=ServerConfig(stream_keep_alive_seconds=0.01)))
     service.on_submit = lambda answer: answer.feed_text("x")
     request = exchange(service, STREAM)
@@ -170,6 +170,9 @@ async def test_choices_are_kept_alive_by_one_clock() -> None:
         [(event["choices"][0]["index"], event["choices"][0]["delta"]) for event in sent] for sent in kept_alive
     ]
     assert [2, 2, 2] == [answer.reads for answer in service.answers]
-    for answer in service.answers:
+    service.answers[0].finish()
+    while 1 not in (indexes := [event["choices"][0]["index"] for event in chunks((await request.message())["body"])]):
+        assert [0] == indexes
+    for answer in service.answers[1:]:
         answer.finish()
     assert b"[DONE]" in await request.rest()

@@ -46,6 +46,7 @@ class ChatTranslator:
         self._identity: dict[str, Any] = {"id": request_id, "created": created_unix_seconds, "model": model}
         self._include_usage = include_usage
         self._choices = choices
+        self._open_choices = set(range(choices))
         self._logprobs = logprobs
         # From the right: the model's name comes earlier, and is the client's to choose.
         around_text = [self._chunk(choice, {"content": _PLACE}).rpartition(_encode_text(_PLACE)) for choice in range(choices)]
@@ -75,11 +76,12 @@ class ChatTranslator:
 
     def finished(self, choice: int, finished: Finished) -> bytes:
         """The finish reason."""
+        self._open_choices.discard(choice)
         return self._chunk(choice, {}, finish_reason=finished.reason.value)
 
     def keep_alive(self) -> bytes:
-        """A chunk that changes nothing."""
-        return self._chunk(0, {})
+        """A chunk that changes nothing, of a choice that may still say something."""
+        return self._chunk(min(self._open_choices), {})
 
     def closing(self, answers: Sequence[Finished]) -> bytes:
         """The usage if it was asked for, and the end marker."""
