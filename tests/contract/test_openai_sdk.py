@@ -329,6 +329,18 @@ def test_a_crash_raises_out_of_the_stream_helper(client: openai.OpenAI, server: 
     server.wait_for_state("org/one-slot", "ready")
 
 
+async def test_an_asynchronous_client_that_leaves_frees_its_place(server: LiveServer) -> None:
+    """It stops reading in the middle of a long answer; the worker is idle soon after."""
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as client:
+        stream = await client.chat.completions.create(model=MODEL, messages=asks("slowly"), stream=True)
+        async for chunk in stream:
+            if chunk.choices[0].delta.content:
+                break
+        await stream.close()
+
+    wait_until(lambda: server.worker(MODEL)["requests_active"] == 0, 10.0, "the worker to be idle")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_request_is_cancelled_by_the_clients_own_id(client: openai.OpenAI, server: LiveServer, stream: bool) -> None:
     """From elsewhere, by the `X-Request-ID` that the client chose; who waits for the answer is told, its place is free."""
