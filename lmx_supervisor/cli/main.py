@@ -29,6 +29,7 @@ COMMANDS = (
     "crashes",
     "run",
     "chat",
+    "embed",
     "events",
     "config",
     "doctor",

@@ -1,8 +1,8 @@
 """Asking a served model: one streamed answer, measured, and the model loaded first where that is needed."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from lmx_supervisor.cli.load_progress import load_model
 from lmx_supervisor.cli.terminal import write
 
 CHAT_PATH = "/v1/chat/completions"
+
+Asked = TypeVar("Asked")
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,18 +94,23 @@ def ask(client: Client, question: Question, answer: Answer, *, aloud: bool) -> M
 
 def ask_loading(client: Client, question: Question, answer: Answer, *, aloud: bool) -> Measured:
     """`ask`, but a model that is not served yet is loaded first. Raises `CommandFailure`."""
+    return loading_first(client, question.model, lambda: ask(client, question, answer, aloud=aloud))
+
+
+def loading_first(client: Client, model: str, request: Callable[[], Asked]) -> Asked:
+    """Make a request; if its model is not served yet, load it and make it again. Raises `CommandFailure`."""
     try:
-        return ask(client, question, answer, aloud=aloud)
+        return request()
     except ServerRefused as refused:
         if refused.code != ErrorCode.MODEL_NOT_FOUND:
             raise
         not_served = refused
     try:
-        load_model(client, {"model_id": question.model})
+        load_model(client, {"model_id": model})
     except ServerRefused as refused:
         # Without the admin key nothing can be loaded, and that key is not what the user asked about.
         raise not_served if refused.code == "invalid_admin_key" else refused from None
-    return ask(client, question, answer, aloud=aloud)
+    return request()
 
 
 def conversation(system: str | None, turns: Sequence[Mapping[str, str]]) -> tuple[Mapping[str, str], ...]:
