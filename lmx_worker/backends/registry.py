@@ -7,7 +7,7 @@ from lmx_worker.backends.base import Backend
 
 _FACTORIES: dict[str, tuple[str, str]] = {
     BackendName.LLAMACPP: ("lmx_worker.backends.llamacpp.embedding", "create_backend"),
-    BackendName.MLX: ("lmx_worker.backends.mlx.backend", "MlxBackend"),
+    BackendName.MLX: ("lmx_worker.backends.mlx.embedding", "create_backend"),
     BackendName.SCRIPTED: ("lmx_worker.backends.scripted", "ScriptedBackend"),
 }
 

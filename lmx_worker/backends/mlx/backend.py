@@ -14,6 +14,7 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequest, GenerateRequest, ModelFacts, ModelSpec, Timing, Usage
 from lmx_protocol.states import BackendName, FinishReason
 from lmx_worker.backends.base import (
+    AnyPrepared,
     BackendStats,
     Delta,
     FinishDelta,
@@ -128,6 +129,11 @@ class MlxBackend:
             ),
         )
 
+    @property
+    def loaded(self) -> LoadedModel | None:
+        """What is loaded, for others that read with it."""
+        return self._loaded
+
     def prepare(self, request: AnyRequest) -> Prepared:
         """Template, tokenize and validate. Raises `RequestError`. Touches nothing that `step` writes."""
         assert self._encoder is not None, "prepare before load"
@@ -142,8 +148,9 @@ class MlxBackend:
         """Whether a slot is free; a paused request keeps its slot."""
         return len(self._sequences) < self._slots
 
-    def insert(self, prepared: Prepared) -> None:
+    def insert(self, prepared: AnyPrepared) -> None:
         """Take a request into the batch, with as much of its prompt as an ended request has computed already."""
+        assert isinstance(prepared, Prepared), "what is only read goes to the reader"
         assert self._loaded is not None and self._prefixes is not None, "insert before load"
         request = prepared.request
         if request.request_id in self._sequences:
