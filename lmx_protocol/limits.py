@@ -135,6 +135,7 @@ CORE_FAILURES_MAX = 3
 CORE_FAILURES_WINDOW_SECONDS = 60.0
 LOOP_LAG_SUSPECT_SECONDS = 1.0
 CLOCK_GAP_SECONDS = 5.0
+WATCHDOG_PING_SECONDS = 1.0
 
 # --- starts of the supervisor, and what outlives it -----------------------------------------------------------------------
 UNCLEAN_STARTS_MAX = 3

@@ -36,6 +36,7 @@ from lmx_supervisor.runtime.instance_lock import AlreadyRunningError, InstanceLo
 from lmx_supervisor.runtime.open_files import raise_open_files_limit
 from lmx_supervisor.runtime.run_dir import RunDirError
 from lmx_supervisor.runtime.supervisor import Supervisor
+from lmx_supervisor.service_manager import ServiceManager
 
 log = logging.getLogger("lmx.serve")
 
@@ -116,6 +117,8 @@ async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, path
     open_files = raise_open_files_limit()
     http_stop = asyncio.Event()
     signals = _StopSignals()
+    manager = ServiceManager(os.environ)
+    alive = asyncio.create_task(manager.keep_alive())
     async with running_service(loaded, home, paths, redaction) as running:
         signals.supervisor = running.supervisor
         http = asyncio.create_task(
@@ -126,6 +129,7 @@ async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, path
             log.info(
                 "started", extra={"url": url, "pid": os.getpid(), "open_files_max": open_files, "config_file": str(loaded.file)}
             )
+            manager.ready()
             _warn_when_open_to_others(config)
             wanted = tuple(dict.fromkeys((*config.models.auto_load, *paths)))
             loading = asyncio.create_task(running.service.load_at_start(wanted))
@@ -134,6 +138,7 @@ async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, path
             await asyncio.wait([asked, unsound, http], return_when=asyncio.FIRST_COMPLETED)
             for task in (asked, unsound, loading):
                 task.cancel()
+            manager.stopping()
             # The HTTP side stays up meanwhile and tells new requests to come back.
             drain_seconds = running.service.config.server.drain_seconds
             log.info("stopping", extra={"drain_seconds": drain_seconds})
@@ -142,6 +147,7 @@ async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, path
             http_stop.set()
             await http
             (home / "server.json").unlink(missing_ok=True)
+    alive.cancel()
     log.info("stopped")
     return _FAILED if running.supervisor.unsound.is_set() else 0
 
