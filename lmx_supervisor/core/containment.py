@@ -28,7 +28,7 @@ class Containment:
                 self._end_request(request.request_id)
             case e.LoadWanted() | e.UnloadWanted() | e.RestartWanted() | e.QuarantineClearWanted():
                 self._refuse_order(event.order_id)
-            case e.Said() | e.Misbehaved() | e.Spawned():
+            case e.Said() | e.Misbehaved() | e.FilesChanged() | e.Spawned():
                 # Its exit will be handled like any other.
                 if event.incarnation in self._state.incarnations:
                     self._state.emit(Signal(event.incarnation, WorkerSignal.KILL))

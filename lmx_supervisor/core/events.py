@@ -113,6 +113,14 @@ class Misbehaved:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesChanged:
+    """A file of a model is not what it was when its load began; the worker may hold parts of both."""
+
+    incarnation: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
     """A process is gone; the kernel said so."""
 
@@ -147,6 +155,7 @@ Event = (
     | SpawnFailed
     | Said
     | Misbehaved
+    | FilesChanged
     | Exited
     | MemoryChecked
     | Tick

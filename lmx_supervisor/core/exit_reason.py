@@ -32,6 +32,7 @@ class ExitReason(StrEnum):
     OOM_SUSPECTED = "oom_suspected"
     OOM_KILLED = "oom_killed"
     MODEL_TRUNCATED = "model_truncated"
+    MODEL_CHANGED = "model_changed"
     MEMORY_EXCEEDED = "memory_exceeded"
     GPU_OOM = "gpu_oom"
     GPU_FAULT = "gpu_fault"
@@ -83,6 +84,7 @@ class KillCause(StrEnum):
     LOAD_TOTAL = "load_total"
     CANARY_TIMEOUT = "canary_timeout"
     CANARY_FAILED = "canary_failed"
+    FILES_CHANGED = "files_changed"
     NO_BEAT = "no_beat"
     NO_PROGRESS = "no_progress"
     VIOLATION = "violation"
@@ -167,6 +169,10 @@ _KILL_TEXTS: dict[KillCause, tuple[ExitReason, str]] = {
     KillCause.CANARY_FAILED: (
         ExitReason.CANARY_FAILED,
         "it was stopped because it could not answer the canary prompt; the model or its chat template is broken",
+    ),
+    KillCause.FILES_CHANGED: (
+        ExitReason.MODEL_CHANGED,
+        "it was killed because a file of its model changed while it was loaded; load it again when nothing writes to it",
     ),
     KillCause.NO_BEAT: (
         ExitReason.HUNG,

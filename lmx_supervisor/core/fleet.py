@@ -68,6 +68,7 @@ class Fleet:
             e.SpawnFailed: self._spawn_failed,
             e.Said: self._said,
             e.Misbehaved: self._misbehaved,
+            e.FilesChanged: self._loading.files_changed,
             e.Exited: self._dying.exited,
             e.MemoryChecked: self._loading.memory_checked,
             e.Tick: self._tick,

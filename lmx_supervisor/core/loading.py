@@ -182,6 +182,17 @@ class Loading:
         self._serving.start_canary(slot, canary, now)
         return None
 
+    def files_changed(self, event: e.FilesChanged, now: float) -> None:
+        """What the worker has loaded may be of two models: it must not serve."""
+        incarnation = self._state.incarnations.get(event.incarnation)
+        slot = self._state.slot_of(incarnation) if incarnation is not None else None
+        if incarnation is None or slot is None or incarnation.ladder is not None:
+            return
+        slot.note(now, event.detail)
+        text = f"{event.detail} while it was loaded; load it again when nothing writes to it"
+        incarnation.load_refusal, incarnation.load_refusal_code = text, ErrorCode.MODEL_PROBE_FAILED
+        self._roster.end(incarnation, KillCause.FILES_CHANGED, now)
+
     def canary_ended(self, slot: Slot, incarnation: Incarnation, end: AnyRequestEvent, now: float) -> None:
         """The canary's end makes a model ready, or ends its worker."""
         if slot.state is not WorkerState.WARMING or incarnation.ladder is not None:

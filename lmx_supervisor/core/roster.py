@@ -12,7 +12,9 @@ from lmx_supervisor.core.slot import SERVING, STARTING
 from lmx_supervisor.core.state import FleetState
 
 _POLITE = frozenset({KillCause.STOP, KillCause.CANARY_FAILED, KillCause.MEMORY_HIGH, KillCause.MEMORY_LOST})
-_AT_ONCE = frozenset({KillCause.VIOLATION, KillCause.VERSION, KillCause.NO_HELLO, KillCause.MEMORY_LIMIT})
+_AT_ONCE = frozenset(
+    {KillCause.VIOLATION, KillCause.VERSION, KillCause.NO_HELLO, KillCause.FILES_CHANGED, KillCause.MEMORY_LIMIT}
+)
 
 
 @dataclass(slots=True)

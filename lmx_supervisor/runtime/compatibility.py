@@ -34,6 +34,7 @@ _SAYS_NOTHING_OF_THE_MODEL = frozenset(
         ExitReason.PARENT_GONE,
         ExitReason.EXTERNAL,
         ExitReason.WILL_NOT_FIT,
+        ExitReason.MODEL_CHANGED,
     }
 )
 

@@ -271,6 +271,7 @@ class Supervisor:
                 witness=self._witness,
                 on_message=lambda message: self.post(e.Said(name, message)),
                 on_violation=lambda detail: self.post(e.Misbehaved(name, detail)),
+                on_files_changed=lambda detail: self.post(e.FilesChanged(name, detail)),
                 on_exit=lambda observation: self._exited(name, observation),
             )
         except (OSError, RunDirError) as error:

@@ -1,7 +1,7 @@
 """What the system knows of a death beyond its wait status: kills for want of memory, model files that were cut short."""
 
 import signal
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from lmx_protocol import limits
 from lmx_supervisor.catalog.disk_calls import DiskCalls
 from lmx_supervisor.core.exit_reason import ExitObservation
 from lmx_supervisor.core.refusal import Refusal
-from lmx_supervisor.runtime.model_files import file_sizes, has_shrunk
+from lmx_supervisor.runtime.model_files import Looks, changed_file, has_shrunk, look_at_files
 from lmx_supervisor.runtime.oom_evidence import oom_evidence
 
 
@@ -20,23 +20,29 @@ class Witness:
         self._oom = oom_evidence()
         self._calls = DiskCalls(at_once=limits.DEATH_EVIDENCE_CALLS_MAX, seconds=limits.DEATH_EVIDENCE_SECONDS)
 
-    async def sizes_of(self, path: Path) -> Mapping[Path, int]:
-        """The sizes of a model's files in bytes, to be compared at its worker's death; empty when the disk does not answer."""
+    async def look_at_files(self, path: Path) -> Looks:
+        """A model's files as they are when its load begins; empty when the disk does not answer."""
         try:
-            return await self._calls.run(lambda: file_sizes(path))
+            return await self._calls.run(lambda: look_at_files(path))
         except Refusal:
             return {}
 
-    async def testify(
-        self, seen: ExitObservation, pid: int, sizes_at_load: Awaitable[Mapping[Path, int]] | None
-    ) -> ExitObservation:
+    async def changed_file(self, at_load: Awaitable[Looks]) -> str | None:
+        """Which file of a model changed since its load began, and how; None for none, or when the disk does not answer."""
+        looks = await at_load
+        try:
+            return await self._calls.run(lambda: changed_file(looks))
+        except Refusal:
+            return None
+
+    async def testify(self, seen: ExitObservation, pid: int, files_at_load: Awaitable[Looks] | None) -> ExitObservation:
         """The observation with everything that is known about it."""
         try:
             if seen.signal_number == signal.SIGKILL:
                 return replace(seen, oom_confirmed=await self._was_killed_for_memory(pid))
-            if seen.signal_number == signal.SIGBUS and sizes_at_load is not None:
-                sizes = await sizes_at_load
-                return replace(seen, model_truncated=await self._calls.run(lambda: has_shrunk(sizes)))
+            if seen.signal_number == signal.SIGBUS and files_at_load is not None:
+                looks = await files_at_load
+                return replace(seen, model_truncated=await self._calls.run(lambda: has_shrunk(looks)))
         except Refusal:
             return seen
         return seen

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,13 @@ import zmq
 import zmq.asyncio
 
 from lmx_protocol import limits
-from lmx_protocol.messages import BootSpec, FromWorker, Load, ToWorker
+from lmx_protocol.messages import BootSpec, FromWorker, Load, Loaded, ToWorker
 from lmx_protocol.version import PROTOCOL_VERSION
 from lmx_supervisor.core.actions import WorkerSignal
 from lmx_supervisor.core.exit_reason import ExitObservation
 from lmx_supervisor.runtime.exit_watcher import watch_exit
 from lmx_supervisor.runtime.link import KeyPair, Link
+from lmx_supervisor.runtime.model_files import Looks
 from lmx_supervisor.runtime.run_dir import RunDir
 from lmx_supervisor.runtime.spawner import Spawned, spawn_worker
 from lmx_supervisor.runtime.stderr_ring import OutputRing
@@ -54,6 +55,7 @@ class WorkerProcess:
         witness: Witness,
         on_message: Callable[[FromWorker], None],
         on_violation: Callable[[str], None],
+        on_files_changed: Callable[[str], None],
         on_exit: Callable[[ExitObservation], None],
     ) -> None:
         """Start the process. Raises `OSError` when the system cannot."""
@@ -74,9 +76,12 @@ class WorkerProcess:
         )
         self._incarnation = incarnation
         self._run_dir = run_dir
+        self._on_message = on_message
+        self._on_files_changed = on_files_changed
         self._on_exit = on_exit
         self._witness = witness
-        self._model_sizes: asyncio.Task[Mapping[Path, int]] | None = None
+        self._files_at_load: asyncio.Task[Looks] | None = None
+        self._comparing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         # The link first: with the process there is one thing less that can fail.
         try:
@@ -85,7 +90,7 @@ class WorkerProcess:
                 endpoint,
                 own_keys=own_keys,
                 worker_public_key=worker_keys.public,
-                on_message=on_message,
+                on_message=self._hear,
                 on_violation=on_violation,
             )
         except zmq.ZMQError as error:
@@ -115,9 +120,22 @@ class WorkerProcess:
         if self._closing is not None:
             return
         if isinstance(message, Load):
-            sizes = self._witness.sizes_of(Path(message.model.path))
-            self._model_sizes = asyncio.get_running_loop().create_task(sizes)
+            looking = self._witness.look_at_files(Path(message.model.path))
+            self._files_at_load = asyncio.get_running_loop().create_task(looking)
         self._link.send(message)
+
+    def _hear(self, message: FromWorker) -> None:
+        if isinstance(message, Loaded) and self._files_at_load is not None and self._comparing is None:
+            self._comparing = asyncio.get_running_loop().create_task(self._compare_files(message, self._files_at_load))
+        else:
+            self._on_message(message)
+
+    async def _compare_files(self, loaded: Loaded, at_load: "asyncio.Task[Looks]") -> None:
+        """Pass `Loaded` on once it is known that the model is of one piece."""
+        change = await self._witness.changed_file(at_load)
+        if change is not None:
+            self._on_files_changed(change)
+        self._on_message(loaded)
 
     def signal(self, which: WorkerSignal) -> None:
         """Signal the whole process group, so that children of the worker go too; once the process has ended, nobody."""
@@ -143,9 +161,10 @@ class WorkerProcess:
             crash_head=self._read_crash_head(),
         )
         os.close(self._life_fd)
-        self._on_exit(await self._witness.testify(observation, self.pid, self._model_sizes))
-        if self._model_sizes is not None:
-            self._model_sizes.cancel()
+        self._on_exit(await self._witness.testify(observation, self.pid, self._files_at_load))
+        for task in (self._files_at_load, self._comparing):
+            if task is not None:
+                task.cancel()
         await self._link.close()
         self._run_dir.forget(self._incarnation)
 

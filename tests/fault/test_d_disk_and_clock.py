@@ -18,6 +18,7 @@ import pytest
 
 from lmx_supervisor.runtime.atomic_file import remove_leftovers
 from tests.support.live import LiveServer, wait_until
+from tests.support.server_log import wait_told
 from tests.support.world import World
 
 STATE_FILE = "runtime-state.json"
@@ -170,6 +171,33 @@ def test_f51_a_model_deleted_during_the_load_is_refused(world: World, tmp_path: 
     assert server.worker("gone")["state"] == "failed"
 
 
+@pytest.mark.parametrize("how", ["replaced by another file", "written anew"])
+@pytest.mark.fault("F51", "the model's file is replaced during the load: the load fails and names it; the next one is whole")
+def test_f51_a_model_replaced_during_the_load_is_refused(world: World, how: str) -> None:
+    """What may be parts of two models must not serve; others do not notice, and the new file is loaded when asked."""
+    server = world.serve()
+    server.script("m", "load: {seconds: 4, callbacks: 40}\nanswers: [{pieces: ['old']}]")
+    answers: list[httpx.Response] = []
+    load = threading.Thread(target=lambda: answers.append(server.http.post("/admin/models/load", json={"model_id": "m"})))
+    with world.bystander():
+        load.start()
+        wait_until(lambda: _quarter_loaded(server, "m"), 10.0, "a quarter of the load")
+        path = server.home / "models" / "m.script.yaml"
+        target = path if how == "written anew" else path.with_suffix(".new")
+        target.write_text("answers: [{pieces: ['new']}]")
+        target.replace(path)
+        load.join(30)
+        exited = wait_told(server, "worker_exited", model_id="m")
+        server.load("m")
+    answer = server.chat("m")
+
+    assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (409, "model_probe_failed")
+    assert f"m.script.yaml was {how}" in answers[0].json()["error"]["message"]
+    assert exited.fields["reason"] == "model_changed"
+    assert answer.json()["choices"][0]["message"]["content"] == "new"
+    world.expect_crash("model_changed")
+
+
 @pytest.mark.fault("F51", "the model's file is gone when its worker has to be restarted: it fails once, without a loop")
 def test_f51_a_model_deleted_before_a_restart_fails_once(world: World) -> None:
     """The restart is not repeated for ever; the slot says what is missing."""
@@ -254,3 +282,8 @@ def _crash_and_come_back(server: LiveServer, model_id: str) -> None:
     wait_until(lambda: server.worker(model_id)["restarts"] > worker["restarts"], 5.0, "the restart")
     server.wait_for_state(model_id, "ready")
     assert server.chat(model_id).status_code == 200
+
+
+def _quarter_loaded(server: LiveServer, model_id: str) -> bool:
+    progress = server.worker(model_id).get("load_progress")
+    return progress is not None and 4 * progress["done"] >= progress["total"]

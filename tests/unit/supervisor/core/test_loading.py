@@ -6,6 +6,8 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import Load, LoadFailed, Shutdown
 from lmx_protocol.states import Readiness, WorkerState
 from lmx_supervisor.core import actions as a
+from lmx_supervisor.core import events as e
+from lmx_supervisor.core.exit_reason import ExitReason
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.slot import InvalidTransitionError
 from lmx_supervisor.core.snapshot import fleet_view
@@ -50,6 +52,24 @@ def test_a_canary_without_a_token_is_a_failed_load(stage: Stage) -> None:
 
     assert stage.refusal(order).code is ErrorCode.MODEL_CANARY_FAILED
     assert stage.state() is WorkerState.FAILED
+
+
+def test_files_that_changed_during_the_load_fail_it(stage: Stage) -> None:
+    """What was loaded never meets its canary; the order is told which file, and a wanted model is tried again."""
+    order = stage.load(at_start=True)
+    stage.hello()
+    stage.do(e.FilesChanged(stage.incarnation(), "m.gguf was replaced by another file"))
+    stage.loaded()
+    assert not stage.told("model_canary_started")
+    assert stage.signals() == [a.WorkerSignal.KILL]
+    stage.die()
+    stage.come_up()
+
+    assert [settled.order_id for settled in stage.of(a.LoadSettled)] == [order]
+    assert "m.gguf was replaced by another file" in [line.text for line in stage.slot().story]
+    last_exit = stage.slot().last_exit
+    assert last_exit is not None
+    assert last_exit.reason is ExitReason.MODEL_CHANGED
 
 
 def test_a_bad_model_is_refused_in_the_workers_own_words_and_not_retried(stage: Stage) -> None:
