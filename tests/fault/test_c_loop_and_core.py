@@ -4,6 +4,7 @@ The whole service runs on the test's loop, with real workers; the faults are put
 """
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from lmx_supervisor.runtime.worker_process import WorkerProcess
 from tests.support.inside import COUNTED_WORDS, ask, request, service
 from tests.support.world import World
 
-BLOCKED_SECONDS = 7.0
+FULL = os.environ.get("LMX_FAULTS_FULL") == "1"
+BLOCKED_SECONDS = 10.0 if FULL else 7.0
 DEADLINE_SECONDS = 2.0
 ANSWER_SECONDS = 6.0
 
@@ -44,7 +46,7 @@ async def test_f37_a_blocked_loop_kills_nobody(world: World, tmp_path: Path) -> 
     assert worker_before is not None and worker_after is not None
     assert (worker_after.pid, worker_after.restarts) == (worker_before.pid, 0)
     assert lag_seconds >= BLOCKED_SECONDS - 1
-    world.measure("lag on record after 7 s without the loop", lag_seconds, "s")
+    world.measure(f"lag on record after {BLOCKED_SECONDS:.0f} s without the loop", lag_seconds, "s")
 
 
 @pytest.mark.fault("F38", "an exception in a decision is logged and the loop lives: everybody else is served")

@@ -1,8 +1,12 @@
-"""Section C, second half: signals to the supervisor, and time in which it did not run. F35, F36, F40."""
+"""Section C, second half: signals to the supervisor, and time in which it did not run. F35 to F37, F40."""
 
 import json
 import os
+import secrets
+import select
 import signal
+import socket
+import sys
 import threading
 import time
 
@@ -18,9 +22,12 @@ ENDLESS = "answers: [{pieces: ['on ', 'and '], tokens: 100000, token_seconds: 0.
 SHORT = "answers: [{pieces: ['on ', 'and '], tokens: 50, token_seconds: 0.02}]"
 DRAIN_SECONDS = 2.0
 WORKERS_STOP_SECONDS = 2.0
-GAP_SECONDS = 8.0
-DEADLINE_SECONDS = 3.0
+FULL = os.environ.get("LMX_FAULTS_FULL") == "1"
+GAP_SECONDS = 60.0 if FULL else 8.0
+DEADLINE_SECONDS = 30.0 if FULL else 3.0
 """Every deadline of a worker is shorter than the gap: a supervisor that counted the gap would kill."""
+WATCHDOG_SECONDS = 30.0
+STOPPED_SECONDS = 3.0
 
 
 @pytest.mark.fault("F35", "SIGTERM: running streams may end within the drain time, then they are told, and the exit code is 0")
@@ -87,7 +94,7 @@ def test_f40_ctrl_c_does_not_reach_the_workers(world: World) -> None:
 
 @pytest.mark.fault("F36", "the supervisor was stopped for longer than every deadline: deadlines are extended, nobody is killed")
 def test_f36_a_sleep_of_the_supervisor_kills_nobody(world: World) -> None:
-    """SIGSTOP, 8 s, SIGCONT: a stream goes on to its whole text, a load to its end, all in the processes of before."""
+    """SIGSTOP, a while, SIGCONT: a stream goes on to its whole text, a load to its end, all in the processes of before."""
     deadlines = ("BEAT_DEAD", "PROGRESS_STALL", "LOAD_STALL", "HELLO", "CANARY")
     server = world.serve(
         **{f"LMX_SUPERVISION__{name}_SECONDS": DEADLINE_SECONDS for name in deadlines},
@@ -113,7 +120,55 @@ def test_f36_a_sleep_of_the_supervisor_kills_nobody(world: World) -> None:
     assert len(text_of(payloads).split()) == 400
     assert before <= {worker.pid for worker in server.children()}
     assert [server.worker(name)["restarts"] for name in ("m", "slow")] == [0, 0]
-    world.measure("workers killed after a gap of 8 s", 0, "", 0)
+    world.measure(f"workers killed after a gap of {GAP_SECONDS:.0f} s", 0, "", 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: systemd's protocol, over an abstract socket")
+@pytest.mark.fault(
+    "F37", "the service manager's watchdog hears from the loop each second, and nothing while the loop stands still"
+)
+def test_f37_the_watchdog_is_fed_by_the_loop(world: World) -> None:
+    """With the 30 seconds of the unit: signs of life while it runs, none while it is stopped, again when it goes on."""
+    name = f"lmx-test-{secrets.token_hex(8)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}")
+        manager.settimeout(WATCHDOG_SECONDS / 2)
+        server = world.serve(NOTIFY_SOCKET=f"@{name}", WATCHDOG_USEC=int(WATCHDOG_SECONDS * 1_000_000))
+        _wait_to_hear(manager, b"READY=1")
+        silences = [_seconds_to_hear(manager, b"WATCHDOG=1") for _ in range(4)]
+        world.measure("between two signs of life", max(silences[1:]), "s", WATCHDOG_SECONDS / 2)
+        server.tolerated_lag_seconds = STOPPED_SECONDS + 1
+        process = psutil.Process(server.pid)
+        process.suspend()
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, 5.0, "it to be stopped")
+        said_before = _all_that_is_there(manager)
+        time.sleep(STOPPED_SECONDS)  # the fault itself
+        said_meanwhile = _all_that_is_there(manager)
+        process.resume()
+        _wait_to_hear(manager, b"WATCHDOG=1")
+        assert server.stop() == 0
+        _wait_to_hear(manager, b"STOPPING=1")
+
+    assert set(said_before) <= {b"WATCHDOG=1"}
+    assert said_meanwhile == []
+
+
+def _seconds_to_hear(manager: socket.socket, words: bytes) -> float:
+    began = time.monotonic()
+    _wait_to_hear(manager, words)
+    return time.monotonic() - began
+
+
+def _wait_to_hear(manager: socket.socket, words: bytes) -> None:
+    while manager.recv(64) != words:
+        pass
+
+
+def _all_that_is_there(manager: socket.socket) -> list[bytes]:
+    said = []
+    while select.select([manager], [], [], 0)[0]:
+        said.append(manager.recv(64))
+    return said
 
 
 class _Listener:
