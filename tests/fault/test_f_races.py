@@ -178,7 +178,7 @@ def _wait_for_standstill(server: LiveServer) -> None:
 
 # --- F70 ----------------------------------------------------------------------------------------------------------------------
 
-LATE = "load: {seconds: 2}\nanswers: [{pieces: ['late but well']}]"
+LATE = "load: {seconds: 5}\nanswers: [{pieces: ['late but well']}]"
 
 
 def _order(server: LiveServer, model_id: str) -> tuple[threading.Thread, list[httpx.Response]]:
