@@ -1,0 +1,71 @@
+"""The official `anthropic` SDK against real models on both backends."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import pytest
+from anthropic.types import MessageParam
+
+from tests.contract.conftest import DEMO, TINY
+from tests.support.live import LiveServer
+
+pytestmark = pytest.mark.real
+
+BOTH = pytest.mark.parametrize("model", [DEMO, TINY])
+QUESTION: list[MessageParam] = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+GREEDY: dict[str, Any] = {"extra_body": {"temperature": 0}, "max_tokens": 16}
+
+
+@pytest.fixture
+def client(real_service: LiveServer) -> Iterator[anthropic.Anthropic]:
+    """A client that does not try again."""
+    with anthropic.Anthropic(base_url=real_service.url, api_key="none", max_retries=0) as made:
+        yield made
+
+
+def text_of(message: anthropic.types.Message) -> str:
+    """What the message says."""
+    return "".join(block.text for block in message.content if block.type == "text")
+
+
+@BOTH
+def test_a_stream_is_the_message(client: anthropic.Anthropic, model: str) -> None:
+    """Greedy, the streamed message equals the whole one, and the whole prompt is in both usages, computed or found."""
+    with client.messages.stream(model=model, messages=QUESTION, **GREEDY) as stream:
+        pieces = list(stream.text_stream)
+        streamed = stream.get_final_message()
+    whole = client.messages.create(model=model, messages=QUESTION, **GREEDY)
+
+    assert "".join(pieces) == text_of(streamed) == text_of(whole)
+    assert streamed.stop_reason == whole.stop_reason
+    usages = [message.usage for message in (streamed, whole)]
+    assert usages[0].output_tokens == usages[1].output_tokens
+    counted = client.messages.count_tokens(model=model, messages=QUESTION).input_tokens
+    assert [counted] * 2 == [usage.input_tokens + (usage.cache_read_input_tokens or 0) for usage in usages]
+    assert (usages[1].cache_read_input_tokens or 0) > 0
+
+
+@BOTH
+def test_a_stop_sequence_is_named(client: anthropic.Anthropic, model: str) -> None:
+    """The answer ends before it, across the borders of tokens, and says which one it was."""
+    said = text_of(client.messages.create(model=model, messages=QUESTION, **GREEDY))
+    stop = said[len(said) // 2 :][:3]
+
+    message = client.messages.create(model=model, messages=QUESTION, stop_sequences=["\0", stop], **GREEDY)
+
+    assert ("stop_sequence", stop) == (message.stop_reason, message.stop_sequence)
+    assert said[: said.index(stop)] == text_of(message)
+
+
+@BOTH
+def test_what_a_client_sends_is_counted(client: anthropic.Anthropic, model: str) -> None:
+    """What is said before the question makes the prompt longer; more than the context is counted too."""
+    more: list[dict[str, Any]] = [
+        {"messages": QUESTION},
+        {"messages": QUESTION, "system": "You know every capital of the world and answer at once. " * 3},
+        {"messages": [{"role": "user", "content": "word " * 9000}]},
+    ]
+    plain, *longer = [client.messages.count_tokens(model=model, **fields).input_tokens for fields in more]
+
+    assert plain < longer[0] < 9000 < longer[1]
