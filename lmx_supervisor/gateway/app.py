@@ -38,6 +38,7 @@ from lmx_supervisor.gateway.framing import DiscardUnreadBody, RefuseBadHeaders
 from lmx_supervisor.gateway.held_bodies import BoundHeldBodies
 from lmx_supervisor.gateway.models import Models
 from lmx_supervisor.gateway.open_requests import OpenRequests
+from lmx_supervisor.gateway.openapi.document import openapi
 from lmx_supervisor.gateway.probes import Probes
 from lmx_supervisor.gateway.problem import Problem
 from lmx_supervisor.gateway.response_store import ResponseStore
@@ -50,6 +51,7 @@ def create_app(service: Service) -> Starlette:
         routes=[
             Route("/healthz", probes.healthz),
             Route("/readyz", probes.readyz),
+            Route("/openapi.json", openapi),
             # Mounted, so that nothing below these prefixes, unknown routes included, is reached without a key.
             Mount(
                 "/v1", app=_router(_inference_routes(service)), middleware=[Middleware(RequireInferenceKey, service=service)]

@@ -17,8 +17,8 @@ from lmx_supervisor.gateway.dialects.openai_responses_schema import (
     FunctionToolIn,
     ItemIn,
     ResponsesBody,
+    ResponseToolChoiceIn,
     TextFormat,
-    ToolChoiceIn,
     items_decoder,
     response_choice_decoder,
     response_tools_decoder,
@@ -154,7 +154,7 @@ def _choice(body: ResponsesBody, tools: dict[str, Tool]) -> ToolChoice:
             return ToolChoice()
         raise invalid_value("tool_choice", "there are no tools to call; send `tools` as well.")
     parallel = body.parallel_tool_calls is not False
-    if not isinstance(chosen, ToolChoiceIn):
+    if not isinstance(chosen, ResponseToolChoiceIn):
         return ToolChoice(mode=ToolMode(chosen or "auto"), parallel=parallel)
     if chosen.type == "function":
         return ToolChoice(mode=ToolMode.NAMED, name=_known(chosen.name, tools, "tool_choice.name"), parallel=parallel)
@@ -166,7 +166,7 @@ def _choice(body: ResponsesBody, tools: dict[str, Tool]) -> ToolChoice:
 def _allowed(body: ResponsesBody, tools: dict[str, Tool]) -> tuple[Tool, ...]:
     """The tools that may be called: all, unless the choice allows only some."""
     chosen = _chosen(body)
-    if not isinstance(chosen, ToolChoiceIn) or chosen.type != "allowed_tools":
+    if not isinstance(chosen, ResponseToolChoiceIn) or chosen.type != "allowed_tools":
         return tuple(tools.values())
     references = enumerate(chosen.tools or ())
     names = {_known(reference.name, tools, f"tool_choice.tools.{index}.name") for index, reference in references}
@@ -175,8 +175,8 @@ def _allowed(body: ResponsesBody, tools: dict[str, Tool]) -> tuple[Tool, ...]:
     return tuple(tool for tool in tools.values() if tool.name in names)
 
 
-def _chosen(body: ResponsesBody) -> str | ToolChoiceIn | None:
-    chosen: str | ToolChoiceIn | None = decode_field("tool_choice", body.tool_choice, response_choice_decoder)
+def _chosen(body: ResponsesBody) -> str | ResponseToolChoiceIn | None:
+    chosen: str | ResponseToolChoiceIn | None = decode_field("tool_choice", body.tool_choice, response_choice_decoder)
     return chosen
 
 

@@ -48,13 +48,13 @@ class FunctionToolIn(Inbound, frozen=True, kw_only=True):
     strict: bool | None = None
 
 
-class ToolChoiceIn(Inbound, frozen=True, kw_only=True):
+class ResponseToolChoiceIn(Inbound, frozen=True, kw_only=True):
     """A choice that is more than a word."""
 
     type: str
     name: ToolName | None = None
     mode: Literal["auto", "required"] | None = None
-    tools: list["ToolChoiceIn"] | None = None
+    tools: list["ResponseToolChoiceIn"] | None = None
 
 
 class TextFormat(Inbound, frozen=True, kw_only=True):
@@ -121,5 +121,5 @@ Metadata = Annotated[dict[str, Annotated[str, Meta(max_length=512)]], Meta(max_l
 responses_decoder = msgspec.json.Decoder(ResponsesBody)
 items_decoder = msgspec.json.Decoder(str | Annotated[list[ItemIn], Meta(max_length=limits.MESSAGES_MAX)] | ItemIn | None)
 response_tools_decoder = msgspec.json.Decoder(Annotated[list[FunctionToolIn], Meta(max_length=limits.TOOLS_MAX)] | None)
-response_choice_decoder = msgspec.json.Decoder(Literal["none", "auto", "required"] | ToolChoiceIn | None)
+response_choice_decoder = msgspec.json.Decoder(Literal["none", "auto", "required"] | ResponseToolChoiceIn | None)
 metadata_decoder = msgspec.json.Decoder(Metadata | None)

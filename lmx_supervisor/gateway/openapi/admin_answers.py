@@ -1,0 +1,145 @@
+"""What the probes and the admin routes answer where no view of the core says it, as structs for the OpenAPI document."""
+
+from typing import Any, Literal
+
+from lmx_supervisor.core.crashes import CrashHeadline
+from lmx_supervisor.core.service import CompatibilityRow
+from lmx_supervisor.core.views import ReadinessView
+from lmx_supervisor.gateway.openapi.inference_answers import Answer
+
+
+class Alive(Answer, frozen=True, kw_only=True):
+    """The process is alive."""
+
+    status: Literal["ok"]
+    version: str
+
+
+class Ready(Answer, frozen=True, kw_only=True):
+    """Something can be served."""
+
+    status: Literal["ready"]
+    version: str
+    models_loaded: int
+
+
+class Unready(Answer, frozen=True, kw_only=True):
+    """Nothing can be served, and why."""
+
+    status: Literal["unavailable"]
+    reason: str
+
+
+class LoadedModel(Answer, frozen=True, kw_only=True):
+    """A model that is served, or in quarantine."""
+
+    id: str
+    loaded: bool
+    memory_gb: float | None
+    loaded_at: float | None
+    use_batching: bool
+    request_count: int
+    last_used_at: float | None
+    context_length: int | None
+    readiness: ReadinessView
+
+
+class LoadedModels(Answer, frozen=True, kw_only=True):
+    """What is served; `count` leaves out what is in quarantine."""
+
+    loaded: list[LoadedModel]
+    count: int
+
+
+class AvailableModel(Answer, frozen=True, kw_only=True):
+    """A model on disk."""
+
+    repo_id: str
+    local_path: str
+    size_bytes: int
+    downloaded_at: str | None
+
+
+class ModelLoaded(Answer, frozen=True, kw_only=True):
+    """A model that is served now; the numbers are null when it was already."""
+
+    success: Literal[True]
+    model_id: str
+    memory_after_load_gb: float | None
+    time_to_load_ms: float | None
+
+
+class ModelUnloaded(Answer, frozen=True, kw_only=True):
+    """A model that is not served any more."""
+
+    success: Literal[True]
+    model_id: str
+    memory_freed_gb: float | None
+
+
+class Compatibility(Answer, frozen=True, kw_only=True):
+    """What was learned about models and backends."""
+
+    total: int
+    rows: list[CompatibilityRow]
+    summary: dict[str, dict[str, Any]] | None
+
+
+class Released(Answer, frozen=True, kw_only=True):
+    """Models that may be loaded again."""
+
+    success: Literal[True]
+    released: list[str]
+
+
+class MemoryOut(Answer, frozen=True, kw_only=True):
+    """The machine's memory."""
+
+    total_gb: float | None
+    used_gb: float | None
+    available_gb: float | None
+    usage_percent: float
+    threshold_percent: float
+
+
+class StatusOut(Answer, frozen=True, kw_only=True):
+    """The service as a whole."""
+
+    version: str
+    uptime_seconds: float
+    startup_complete: bool
+    safe_mode: bool
+    crash_loop_detected: bool
+    startup_count: int
+    draining: bool
+    loaded_models: int
+    models: list[str]
+    memory: MemoryOut
+    in_flight_requests: int
+    waiting_requests: int
+
+
+class HealthOut(Answer, frozen=True, kw_only=True):
+    """The service in one word."""
+
+    status: Literal["ok", "degraded"]
+    version: str
+    reason: str | None
+    memory_usage_percent: float
+    models_loaded: int
+    in_flight_requests: int
+
+
+class Crashes(Answer, frozen=True, kw_only=True):
+    """The newest deaths first."""
+
+    crashes: list[CrashHeadline]
+    count: int
+
+
+class Reloaded(Answer, frozen=True, kw_only=True):
+    """What a reload of the configuration changed."""
+
+    success: Literal[True]
+    updated: list[str]
+    ignored: list[str]

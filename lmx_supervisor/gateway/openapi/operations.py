@@ -1,0 +1,214 @@
+"""Every operation of the interface: what it takes, what it answers, and an example. A test holds it to the routes."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lmx_supervisor.core.crashes import CrashReport
+from lmx_supervisor.core.views import FleetView, WorkerView
+from lmx_supervisor.gateway.admin.compatibility import Query as CompatibilityQuery
+from lmx_supervisor.gateway.admin.model_bodies import ClearBody, LoadBody, UnloadBody
+from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody
+from lmx_supervisor.gateway.dialects.openai_completions_schema import CompletionBody
+from lmx_supervisor.gateway.dialects.openai_responses_schema import ResponsesBody
+from lmx_supervisor.gateway.openapi import admin_answers as admin
+from lmx_supervisor.gateway.openapi import inference_answers as inference
+
+Key = Literal["inference", "admin"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operation:
+    """One method of one path."""
+
+    method: Literal["get", "post", "delete"]
+    path: str
+    summary: str
+    key: Key | None
+    """Which key it needs, where keys are configured."""
+    answers: dict[int, Any] = field(default_factory=dict)
+    """Types by status; every error is the envelope."""
+    text: str | None = None
+    """The media type of an answer that is no JSON."""
+    streams: bool = False
+    """The answer is a stream of server-sent events when the body says `stream`."""
+    body: Any = None
+    query: Any = None
+    example: dict[str, Any] | None = None
+
+
+_HELLO: dict[str, Any] = {
+    "model": "smollm2-135m-instruct",
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+}
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(method="get", path="/healthz", summary="The process is alive", key=None, answers={200: admin.Alive}),
+    Operation(
+        method="get",
+        path="/readyz",
+        summary="Something can be served; 503 says why not",
+        key=None,
+        answers={200: admin.Ready, 503: admin.Unready},
+    ),
+    Operation(
+        method="get",
+        path="/openapi.json",
+        summary="This document",
+        key=None,
+        answers={200: dict[str, Any]},
+    ),
+    # --- inference --------------------------------------------------------------------------------------------------------
+    Operation(
+        method="post",
+        path="/v1/chat/completions",
+        summary="Answer a conversation",
+        key="inference",
+        body=ChatBody,
+        answers={200: inference.ChatCompletion},
+        streams=True,
+        example=_HELLO,
+    ),
+    Operation(
+        method="post",
+        path="/v1/completions",
+        summary="Go on from a text",
+        key="inference",
+        body=CompletionBody,
+        answers={200: inference.TextCompletion},
+        streams=True,
+        example={"model": "smollm2-135m-instruct", "prompt": "The capital of France is", "max_tokens": 8},
+    ),
+    Operation(
+        method="post",
+        path="/v1/responses",
+        summary="Make a response",
+        key="inference",
+        body=ResponsesBody,
+        answers={200: inference.ResponseOut},
+        streams=True,
+        example={"model": "smollm2-135m-instruct", "input": "What is the capital of France?"},
+    ),
+    Operation(
+        method="get",
+        path="/v1/responses/{response_id}",
+        summary="A response that was made, or is being made",
+        key="inference",
+        answers={200: inference.ResponseOut},
+    ),
+    Operation(
+        method="delete",
+        path="/v1/responses/{response_id}",
+        summary="Forget a response",
+        key="inference",
+        answers={200: inference.DeletedResponse},
+    ),
+    Operation(
+        method="get",
+        path="/v1/responses/{response_id}/input_items",
+        summary="What a response was asked",
+        key="inference",
+        answers={200: inference.ItemList},
+    ),
+    Operation(
+        method="post",
+        path="/v1/responses/{response_id}/cancel",
+        summary="End a response that is being made",
+        key="inference",
+        answers={200: inference.ResponseOut},
+    ),
+    Operation(
+        method="post",
+        path="/v1/requests/{request_id}/cancel",
+        summary="End a request, wherever it is",
+        key="inference",
+        answers={200: inference.CancelledRequest},
+    ),
+    Operation(method="get", path="/v1/models", summary="What is served", key="inference", answers={200: inference.ModelList}),
+    Operation(
+        method="get",
+        path="/v1/models/{model_id}",
+        summary="One model that is served",
+        key="inference",
+        answers={200: inference.ModelOut},
+    ),
+    # --- administration ---------------------------------------------------------------------------------------------------
+    Operation(method="get", path="/admin/models", summary="What is served", key="admin", answers={200: admin.LoadedModels}),
+    Operation(
+        method="get",
+        path="/admin/models/available",
+        summary="The models on disk",
+        key="admin",
+        answers={200: list[admin.AvailableModel]},
+    ),
+    Operation(
+        method="post",
+        path="/admin/models/load",
+        summary="Have a model served; answers when its first generation succeeded",
+        key="admin",
+        body=LoadBody,
+        answers={200: admin.ModelLoaded},
+        example={"model_id": "smollm2-135m-instruct"},
+    ),
+    Operation(
+        method="post",
+        path="/admin/models/unload",
+        summary="Stop serving a model",
+        key="admin",
+        body=UnloadBody,
+        answers={200: admin.ModelUnloaded},
+        example={"model_id": "smollm2-135m-instruct"},
+    ),
+    Operation(
+        method="get",
+        path="/admin/models/compatibility",
+        summary="What was learned about models and backends",
+        key="admin",
+        query=CompatibilityQuery,
+        answers={200: admin.Compatibility},
+    ),
+    Operation(
+        method="post",
+        path="/admin/models/{model_id}/restart",
+        summary="Replace a model's worker by a fresh one",
+        key="admin",
+        answers={200: admin.ModelLoaded},
+    ),
+    Operation(
+        method="post",
+        path="/admin/quarantine/clear",
+        summary="Trust a model again, or all of them",
+        key="admin",
+        body=ClearBody,
+        answers={200: admin.Released},
+        example={"model_id": None},
+    ),
+    Operation(
+        method="get", path="/admin/status", summary="The service in numbers", key="admin", answers={200: admin.StatusOut}
+    ),
+    Operation(
+        method="get", path="/admin/health", summary="The service in one word", key="admin", answers={200: admin.HealthOut}
+    ),
+    Operation(method="get", path="/admin/events", summary="What happens, as it happens", key="admin", text="text/event-stream"),
+    Operation(method="get", path="/admin/metrics", summary="Everything measured", key="admin", text="text/plain"),
+    Operation(
+        method="get", path="/admin/crashes", summary="The newest deaths of workers", key="admin", answers={200: admin.Crashes}
+    ),
+    Operation(
+        method="get",
+        path="/admin/crashes/{crash_id}",
+        summary="Everything that is kept of one death",
+        key="admin",
+        answers={200: CrashReport},
+    ),
+    Operation(
+        method="post",
+        path="/admin/config/reload",
+        summary="Put a changed configuration in force",
+        key="admin",
+        answers={200: admin.Reloaded},
+    ),
+    Operation(method="get", path="/admin/workers", summary="The fleet", key="admin", answers={200: FleetView}),
+    Operation(
+        method="get", path="/admin/workers/{model_id}", summary="One model's worker", key="admin", answers={200: WorkerView}
+    ),
+)
