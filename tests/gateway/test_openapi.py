@@ -7,10 +7,12 @@ import msgspec
 import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import Failed
 from lmx_supervisor.gateway.app import create_app
 from lmx_supervisor.gateway.openapi.document import document
 from lmx_supervisor.gateway.openapi.operations import OPERATIONS
-from tests.gateway.service import FedService
+from tests.gateway.service import FedService, feeding
 
 
 def routed(routes: list[BaseRoute], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -53,7 +55,8 @@ def test_what_is_decoded_in_a_second_step_is_described() -> None:
 async def test_every_body_has_an_example_that_is_understood(
     service: FedService, client: httpx.AsyncClient, operation: object
 ) -> None:
-    """What the document shows as an example is a valid body: it is not refused as malformed."""
+    """What the document shows as an example is a valid body: it gets as far as the model, which is not there."""
+    service.on_submit = feeding([Failed(request_id="", code=ErrorCode.MODEL_NOT_FOUND, message="It is not loaded.")])
     (each,) = [candidate for candidate in OPERATIONS if candidate is operation]
     response = await client.post(each.path, json=each.example)
 

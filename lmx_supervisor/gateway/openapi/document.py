@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmx_supervisor.gateway.openapi.documented import Documented
-from lmx_supervisor.gateway.openapi.inference_answers import ErrorAnswer
 from lmx_supervisor.gateway.openapi.operations import OPERATIONS, Operation
 from lmx_supervisor.gateway.openapi.raw_fields import RAW_FIELDS
 from lmx_supervisor.gateway.responses import json_response
@@ -45,10 +44,8 @@ def document() -> dict[str, Any]:
     """The whole document."""
     documented = Documented(RAW_FIELDS)
     bodies = [documented.of(operation.body) for operation in OPERATIONS]
-    answers = [kind for operation in OPERATIONS for kind in operation.answers.values()]
-    kinds = [
-        kind for kind in (*bodies, *(operation.query for operation in OPERATIONS), *answers, ErrorAnswer) if kind is not None
-    ]
+    answers = [kind for operation in OPERATIONS for kind in (*operation.answers.values(), operation.error)]
+    kinds = [kind for kind in (*bodies, *(operation.query for operation in OPERATIONS), *answers) if kind is not None]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCES)
     schema_of = {id(kind): schema for kind, schema in zip(kinds, schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
@@ -114,6 +111,6 @@ def _answers(operation: Operation, schema_of: dict[int, dict[str, Any]]) -> dict
     if operation.text is not None:
         schema = _EVENT if operation.text == "text/event-stream" else {"type": "string"}
         answers["200"] = {"description": "As asked.", "content": {operation.text: {"schema": schema}}}
-    error = {"application/json": {"schema": schema_of[id(ErrorAnswer)]}}
+    error = {"application/json": {"schema": schema_of[id(operation.error)]}}
     answers["default"] = {"description": "Refused or failed; `error.message` says what to do.", "content": error}
     return answers

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from lmx_protocol.states import RankMethod
+
 
 class Answer(Struct, frozen=True, kw_only=True):
     """Base of what is answered."""
@@ -167,6 +169,96 @@ class CancelledRequest(Answer, frozen=True, kw_only=True):
 
     request_id: str
     cancelled: Literal[True]
+
+
+class EmbeddingOut(Answer, frozen=True, kw_only=True):
+    """One vector: numbers, or their little-endian float32 in base64."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class TokensRead(Answer, frozen=True, kw_only=True):
+    """Token counts of a request that generates nothing."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingListOut(Answer, frozen=True, kw_only=True):
+    """The vectors, in the order of the inputs."""
+
+    object: Literal["list"]
+    data: list[EmbeddingOut]
+    model: str
+    usage: TokensRead
+
+
+class RankedDocument(Answer, frozen=True, kw_only=True):
+    """A document's text."""
+
+    text: str
+
+
+class RankedOut(Answer, frozen=True, kw_only=True):
+    """A document's place among those that were sent, and its score."""
+
+    index: int
+    relevance_score: float
+    document: RankedDocument | None = None
+
+
+class RankingOut(Answer, frozen=True, kw_only=True):
+    """The documents, the most relevant first."""
+
+    id: str
+    object: Literal["list"]
+    model: str
+    scored_by: RankMethod
+    results: list[RankedOut]
+    usage: TokensRead
+
+
+class MessagesError(Answer, frozen=True, kw_only=True):
+    """Why a request in Anthropic's dialect was refused or failed."""
+
+    type: str
+    message: str
+
+
+class MessagesErrorAnswer(Answer, frozen=True, kw_only=True):
+    """The envelope of every error below /v1/messages."""
+
+    type: Literal["error"]
+    error: MessagesError
+    request_id: str
+
+
+class MessagesUsage(Answer, frozen=True, kw_only=True):
+    """Token counts in Anthropic's words."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class MessageOut(Answer, frozen=True, kw_only=True):
+    """A message; its content blocks are Anthropic's."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+    stop_sequence: str | None
+    usage: MessagesUsage
+
+
+class CountedTokens(Answer, frozen=True, kw_only=True):
+    """How many tokens a prompt has."""
+
+    input_tokens: int
 
 
 class ResponseOut(Answer, frozen=True, kw_only=True):

@@ -7,9 +7,12 @@ from lmx_supervisor.core.crashes import CrashReport
 from lmx_supervisor.core.views import FleetView, WorkerView
 from lmx_supervisor.gateway.admin.compatibility import Query as CompatibilityQuery
 from lmx_supervisor.gateway.admin.model_bodies import ClearBody, LoadBody, UnloadBody
+from lmx_supervisor.gateway.dialects.anthropic_schema import MessagesBody
 from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody
 from lmx_supervisor.gateway.dialects.openai_completions_schema import CompletionBody
+from lmx_supervisor.gateway.dialects.openai_embeddings_request import EmbeddingBody
 from lmx_supervisor.gateway.dialects.openai_responses_schema import ResponsesBody
+from lmx_supervisor.gateway.dialects.rerank import RerankBody
 from lmx_supervisor.gateway.openapi import admin_answers as admin
 from lmx_supervisor.gateway.openapi import inference_answers as inference
 
@@ -26,7 +29,9 @@ class Operation:
     key: Key | None
     """Which key it needs, where keys are configured."""
     answers: dict[int, Any] = field(default_factory=dict)
-    """Types by status; every error is the envelope."""
+    """Types by status."""
+    error: Any = inference.ErrorAnswer
+    """Of every other status."""
     text: str | None = None
     """The media type of an answer that is no JSON."""
     streams: bool = False
@@ -77,6 +82,45 @@ OPERATIONS: tuple[Operation, ...] = (
         answers={200: inference.TextCompletion},
         streams=True,
         example={"model": "smollm2-135m-instruct", "prompt": "The capital of France is", "max_tokens": 8},
+    ),
+    Operation(
+        method="post",
+        path="/v1/embeddings",
+        summary="A vector for each text",
+        key="inference",
+        body=EmbeddingBody,
+        answers={200: inference.EmbeddingListOut},
+        example={"model": "smollm2-135m-instruct", "input": "Paris is in France."},
+    ),
+    Operation(
+        method="post",
+        path="/v1/rerank",
+        summary="Sort documents by how well they answer a query",
+        key="inference",
+        body=RerankBody,
+        answers={200: inference.RankingOut},
+        example={"model": "smollm2-135m-instruct", "query": "Where is Paris?", "documents": ["In France.", "Bananas."]},
+    ),
+    Operation(
+        method="post",
+        path="/v1/messages",
+        summary="Answer a conversation, in Anthropic's dialect",
+        key="inference",
+        body=MessagesBody,
+        answers={200: inference.MessageOut},
+        error=inference.MessagesErrorAnswer,
+        streams=True,
+        example={**_HELLO, "max_tokens": 32},
+    ),
+    Operation(
+        method="post",
+        path="/v1/messages/count_tokens",
+        summary="How many tokens a conversation has",
+        key="inference",
+        body=MessagesBody,
+        answers={200: inference.CountedTokens},
+        error=inference.MessagesErrorAnswer,
+        example=_HELLO,
     ),
     Operation(
         method="post",

@@ -8,10 +8,13 @@ from lmx_protocol import limits
 from lmx_supervisor.gateway.admin.model_bodies import LoadBody
 from lmx_supervisor.gateway.dialects import openai_responses_schema as responses
 from lmx_supervisor.gateway.dialects import openai_tools as tools
+from lmx_supervisor.gateway.dialects.anthropic_schema import Block, CustomTool, MessagesBody, OutputFormat
 from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody, ChatMessage
 from lmx_supervisor.gateway.dialects.openai_completions_schema import CompletionBody
+from lmx_supervisor.gateway.dialects.openai_embeddings_request import EmbeddingBody
 from lmx_supervisor.gateway.dialects.openai_fields import Biases, GenerationFields, StopString, StopStrings
 from lmx_supervisor.gateway.dialects.openai_output import Choices, NamedSchema, ResponseFormat, StructuredOutputs
+from lmx_supervisor.gateway.dialects.rerank import Document, RerankBody
 from lmx_supervisor.gateway.openapi.documented import RawFields
 
 _Schema = dict[str, Any] | None
@@ -58,6 +61,13 @@ RAW_FIELDS: RawFields = {
     (ResponseFormat, "schema"): _Schema,
     (StructuredOutputs, "json"): dict[str, Any] | str | None,
     (StructuredOutputs, "choice"): Choices | None,
+    (EmbeddingBody, "input"): _Prompt,
+    (RerankBody, "documents"): Annotated[list[str | Document], Meta(max_length=limits.RANK_DOCUMENTS_MAX)],
+    (MessagesBody, "stop_sequences"): StopStrings | None,
+    (MessagesBody, "tools"): Annotated[list[CustomTool], Meta(max_length=limits.TOOLS_MAX)] | None,
+    (CustomTool, "input_schema"): _Schema,
+    (OutputFormat, "schema"): dict[str, Any],
+    (Block, "input"): dict[str, Any] | None,
     (responses.ResponsesBody, "input"): str | Annotated[list[responses.ItemIn], Meta(max_length=limits.MESSAGES_MAX)],
     (responses.ResponsesBody, "tools"): list[responses.FunctionToolIn] | None,
     (responses.ResponsesBody, "tool_choice"): str | responses.ResponseToolChoiceIn | None,
