@@ -6,6 +6,8 @@ backend sees before there is text.
 
 from collections.abc import Sequence
 
+from lmx_worker.text.source import partial_match_start
+
 
 class StopMatcher:
     """Finds the first stop string in a stream of text pieces.
@@ -31,7 +33,7 @@ class StopMatcher:
             start, self.matched = match
             self._held = ""
             return seen[:start]
-        hold_from = min(_partial_match_start(seen, stop) for stop in self._stops)
+        hold_from = min(partial_match_start(seen, stop) for stop in self._stops)
         self._held = seen[hold_from:]
         return seen[:hold_from]
 
@@ -46,13 +48,3 @@ class StopMatcher:
             return None
         _, start, stop = min(found)
         return start, stop
-
-
-def _partial_match_start(text: str, stop: str) -> int:
-    """Where the longest end of `text` begins that is a beginning of `stop`; `len(text)` when there is none."""
-    start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
-    while start >= 0:
-        if stop.startswith(text[start:]):
-            return start
-        start = text.find(stop[0], start + 1)
-    return len(text)
