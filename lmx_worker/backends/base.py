@@ -25,6 +25,7 @@ from lmx_protocol.messages import (
     Vectors,
 )
 from lmx_protocol.states import FinishReason
+from lmx_worker.text.answer_reader import PLAIN, Reading
 from lmx_worker.text.constraint import Constraint
 
 
@@ -56,6 +57,8 @@ class Prepared:
     """Already capped so that prompt and completion fit the context; at least 1."""
     constraint: Constraint | None = None
     """What the answer is held to while it is sampled, at its beginning; None for free text."""
+    reading: Reading = PLAIN
+    """How the answer is to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,15 @@ def generation_only(request: AnyRequest) -> GenerateRequest:
         return request
     what = {EmbedRequest: "embeddings", RankRequest: "rankings", CountRequest: "token counts"}[type(request)]
     raise RequestError(ErrorCode.NOT_SUPPORTED, f"Model '{request.model_id}' gives no {what}.", param="model")
+
+
+def check_prompt_tokens(tokens: Sequence[int], vocabulary_size: int) -> Sequence[int]:
+    """The tokens of a prompt that the client tokenized itself. Raises `RequestError` for one that the model does not know."""
+    strangers = [token for token in tokens if not 0 <= token < vocabulary_size]
+    if strangers:
+        message = f"the prompt holds token {strangers[0]}; this model's tokens are 0 to {vocabulary_size - 1}"
+        raise RequestError(ErrorCode.INVALID_VALUE, message, param="prompt")
+    return tokens
 
 
 Delta = PrefillDelta | TextDelta | ReasoningDelta | ToolCallDelta | ResultDelta | FinishDelta | ErrorDelta

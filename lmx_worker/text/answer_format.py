@@ -151,6 +151,11 @@ class AnswerFormat:
         return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning.start)
 
 
+def belongs_to_marks(control_token: str, marks: frozenset[str]) -> bool:
+    """Whether a control token is one of the marks or a part of one, so that its text has to be seen."""
+    return bool(control_token) and any(control_token in mark for mark in marks)
+
+
 def answer_format(template: str, has_token: Callable[[str], bool]) -> AnswerFormat:
     """What this chat template tells; `has_token` says whether the vocabulary holds a text as one token."""
     if all(sign in template for sign in _HARMONY_SIGNS):

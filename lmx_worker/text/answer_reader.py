@@ -3,6 +3,8 @@ the same."""
 
 from dataclasses import dataclass
 
+from lmx_protocol.messages import GenerateRequest, Tool
+from lmx_protocol.states import ToolMode
 from lmx_worker.text import harmony
 from lmx_worker.text.answer_format import AnswerFormat
 from lmx_worker.text.pieces import Piece, Said, Steps
@@ -22,6 +24,26 @@ class Reading:
     one_call: bool = False
     """The answer ends before a second call."""
     begins_in_reasoning: bool = False
+
+
+PLAIN = Reading()
+"""All of the answer is text."""
+
+
+def offered_tools(request: GenerateRequest) -> tuple[Tool, ...]:
+    """The tools that the model is shown; none where the client wants no calls."""
+    return () if request.tool_choice.mode is ToolMode.NONE else request.tools
+
+
+def reading_of(request: GenerateRequest, format_: AnswerFormat | None, *, begins_in_reasoning: bool = False) -> Reading:
+    """How the answer to a request is read, of a model that writes in this format."""
+    tools = offered_tools(request)
+    return Reading(
+        format=format_,
+        tools=ToolBook(tools) if tools else None,
+        one_call=not request.tool_choice.parallel,
+        begins_in_reasoning=begins_in_reasoning,
+    )
 
 
 class AnswerReader:

@@ -5,6 +5,8 @@ Rules:
 - Stop strings end the answer's text. They are not looked for in reasoning nor in calls, whose form is the model's and not the
   client's: a stop string `}` would else cut every call. Where nothing is parsed (plain prompts), all is text.
 - Every token is counted in exactly one delta; one without a visible piece in an empty `TextDelta`.
+- Log-probabilities are those of the answer's text: a token's come with the text it is a part of, or after it. Those of
+  reasoning, calls and marks are dropped, and those of a stop string.
 """
 
 import codecs
@@ -13,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lmx_protocol.limits import TOOL_CALLS_MAX
+from lmx_protocol.messages import TokenLogprob
 from lmx_protocol.states import FinishReason
 from lmx_worker.backends.base import Delta, ReasoningDelta, TextDelta, ToolCallDelta
-from lmx_worker.text.answer_reader import AnswerReader, Reading
+from lmx_worker.text.answer_reader import PLAIN, AnswerReader, Reading
 from lmx_worker.text.pieces import CallArguments, CallBegun, Piece, Said, Thought
 from lmx_worker.text.stops import StopMatcher
 
@@ -36,7 +39,7 @@ class AnswerOutput:
     def __init__(
         self,
         request_id: str,
-        reading: Reading = Reading(),  # noqa: B008 - immutable
+        reading: Reading = PLAIN,
         *,
         stops: Sequence[str] = (),
         make_call_id: Callable[[], str] = new_call_id,
@@ -48,6 +51,8 @@ class AnswerOutput:
         self._calls_max = 1 if reading.one_call else TOOL_CALLS_MAX
         self._make_call_id = make_call_id
         self._calls = 0
+        self._logprobs: list[TokenLogprob] = []
+        """Of the tokens whose text, or whose being text, is not known yet."""
         self._has_ended = False
         self.reasoning_tokens = 0
 
@@ -66,22 +71,31 @@ class AnswerOutput:
         """Whether the next token belongs to the reasoning, as far as can be told."""
         return self._reader.is_thinking
 
-    def push(self, piece: bytes) -> list[Delta]:
+    def push(self, piece: bytes, logprob: TokenLogprob | None = None) -> list[Delta]:
         """Take the bytes of the next token; never returns nothing, since the token must be counted."""
-        return self.push_text(self._decoder.decode(piece))
+        return self.push_text(self._decoder.decode(piece), logprob)
 
-    def push_text(self, text: str) -> list[Delta]:
+    def push_text(self, text: str, logprob: TokenLogprob | None = None) -> list[Delta]:
         """As `push`, of a token whose text the backend knows."""
+        if logprob is not None:
+            self._logprobs.append(logprob)
         was_thinking = self._reader.is_thinking
         pieces = self._reader.push(text)
         self.reasoning_tokens += was_thinking or self._reader.is_thinking
         return self._deltas(pieces, tokens=1) or [TextDelta(self._request_id, "", tokens=1)]
 
-    def finish(self) -> list[Delta]:
-        """No token follows: what was held back. It may still complete a stop string; then `stop_sequence` is set."""
-        pieces = self._reader.push(self._decoder.decode(b"", final=True)) + self._reader.finish()
-        deltas = self._deltas(pieces, tokens=0)
-        return [*deltas, *self._text(self._stops.flush())]
+    def take(self, pieces: Sequence[Piece]) -> list[Delta]:
+        """As `push`, of a token of which the backend knows what it means."""
+        self.reasoning_tokens += any(isinstance(piece, Thought) for piece in pieces)
+        return self._deltas(pieces, tokens=1) or [TextDelta(self._request_id, "", tokens=1)]
+
+    def finish(self, text: str = "") -> list[Delta]:
+        """No token follows: what was held back, here or (`text`) by the backend. `stop_sequence` may still come to be set."""
+        pieces = self._reader.push(self._decoder.decode(b"", final=True) + text) + self._reader.finish()
+        deltas = [*self._deltas(pieces, tokens=0), *self._text(self._stops.flush())]
+        if self._logprobs and not self._has_ended:
+            deltas.append(TextDelta(self._request_id, "", tokens=0, logprobs=self._spend_logprobs()))
+        return deltas
 
     def reason(self, reason: FinishReason) -> FinishReason:
         """Why the answer ended, when the model's own reason is this one."""
@@ -91,7 +105,7 @@ class AnswerOutput:
             return FinishReason.TOOL_CALLS
         return reason
 
-    def _deltas(self, pieces: list[Piece], tokens: int) -> list[Delta]:
+    def _deltas(self, pieces: Sequence[Piece], tokens: int) -> list[Delta]:
         deltas: list[_OutputDelta] = []
         for piece in _merged(pieces):
             if self._has_ended:
@@ -108,6 +122,7 @@ class AnswerOutput:
             return self._text(text)
         # A stop string does not reach over a call: what looked like the beginning of one is text.
         held = self._text(self._stops.flush())
+        self._logprobs.clear()
         match piece:
             case Thought():
                 return [*held, ReasoningDelta(self._request_id, piece.text, tokens=0)]
@@ -125,10 +140,15 @@ class AnswerOutput:
         return [ToolCallDelta(self._request_id, self._calls - 1, "", tokens=0, call_id=call_id, name=call.name)]
 
     def _text(self, text: str) -> list[_OutputDelta]:
-        return [TextDelta(self._request_id, text, tokens=0)] if text else []
+        return [TextDelta(self._request_id, text, tokens=0, logprobs=self._spend_logprobs())] if text else []
+
+    def _spend_logprobs(self) -> tuple[TokenLogprob, ...]:
+        spent = tuple(self._logprobs)
+        self._logprobs.clear()
+        return spent
 
 
-def _merged(pieces: list[Piece]) -> list[Piece]:
+def _merged(pieces: Sequence[Piece]) -> list[Piece]:
     """The same, with neighbours of one kind put together."""
     merged: list[Piece] = []
     for piece in pieces:

@@ -15,8 +15,9 @@ class ReasoningMarks:
     end: str
 
 
+THINK_MARKS = ReasoningMarks("<think>", "</think>")
 _KNOWN = (
-    ReasoningMarks("<think>", "</think>"),
+    THINK_MARKS,
     ReasoningMarks("[THINK]", "[/THINK]"),
     ReasoningMarks("<seed:think>", "</seed:think>"),
     ReasoningMarks("<longcat_think>", "</longcat_think>"),

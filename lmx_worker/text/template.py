@@ -6,7 +6,7 @@ A template is a stranger's code. It runs in Jinja's immutable sandbox with the n
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -17,8 +17,9 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import Message
+from lmx_protocol.messages import Message, Tool
 from lmx_worker.backends.base import RequestError
+from lmx_worker.text.conversation import ConversationShape, tool_dicts
 
 CHATML = (
     "{% for message in messages %}"
@@ -28,6 +29,18 @@ CHATML = (
 )
 """For a model file that carries no template: the format most instruction models understand."""
 
+VARIABLES_PARAM = "chat_template_kwargs"
+"""How clients call the further variables."""
+
+Renderer = Callable[[dict[str, Any]], str]
+"""From the variables of a template to the prompt."""
+
+CONVENTION = frozenset(("messages", "add_generation_prompt", "tools", "documents", "bos_token", "eos_token"))
+"""The variables that every template is given."""
+
+_END_MARK = "\ufdd0\ufdd1\ufdd0"
+"""Set at the end of the last message's words, to be found again in the prompt: code points that no text may hold."""
+
 
 class TemplateSyntaxError(ValueError):
     """A model file's chat template cannot be compiled."""
@@ -36,7 +49,8 @@ class TemplateSyntaxError(ValueError):
 class ChatTemplate:
     """One compiled chat template. Rendering is thread-safe."""
 
-    def __init__(self, source: str, *, bos_token: str, eos_token: str) -> None:
+    def __init__(self, source: str, *, bos_token: str, eos_token: str, render: Renderer | None = None) -> None:
+        """`render`, if given, does what the template would do. Raises `TemplateSyntaxError`."""
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock]
         )
@@ -44,30 +58,78 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         try:
-            self._template = environment.from_string(source)
+            self._render = render or environment.from_string(source).render
         except jinja2.TemplateError as error:
             raise TemplateSyntaxError(f"the chat template does not compile: {error}") from error
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._shape = ConversationShape(source)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt for these messages, ending where the assistant's answer begins.
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] = (),
+        variables: Mapping[str, Any] | None = None,
+        continues_last: bool = False,
+    ) -> str:
+        """The prompt for these messages, ending where the assistant's answer begins, or goes on.
+
+        `variables` are further names for the template; they cannot hide those of the convention.
 
         Raises:
             RequestError: the template refuses the messages (roles it does not know, a wrong order, ...).
         """
+        turns = self._shape.turns(messages)
+        if continues_last:
+            _check_can_continue(messages)
+            turns[-1]["content"] = messages[-1].content + _END_MARK
         try:
-            return self._template.render(
-                messages=[_as_dict(message) for message in messages],
-                add_generation_prompt=True,
-                tools=None,
-                documents=None,
-                **self._tokens,
+            prompt = self._render(
+                {
+                    **(variables or {}),
+                    **self._tokens,
+                    "messages": turns,
+                    "add_generation_prompt": not continues_last,
+                    "tools": tool_dicts(tools) or None,
+                    "documents": None,
+                }
             )
         # The template is foreign code: whatever it raises, it says that it cannot take these messages.
         except Exception as error:
             raise RequestError(
                 ErrorCode.INVALID_REQUEST, f"The model's chat template refuses these messages: {error}", param="messages"
             ) from error
+        return _cut_at_end_mark(prompt) if continues_last else prompt
+
+
+def parse_variables(text: str) -> dict[str, Any]:
+    """The further template variables of a request. Raises `RequestError` when they are no JSON object."""
+    try:
+        variables = json.loads(text) if text else {}
+    except (ValueError, RecursionError) as error:
+        raise RequestError(ErrorCode.INVALID_REQUEST, f"{VARIABLES_PARAM} is no JSON: {error}", VARIABLES_PARAM) from error
+    if not isinstance(variables, dict):
+        raise RequestError(ErrorCode.INVALID_REQUEST, f"{VARIABLES_PARAM} must be an object", VARIABLES_PARAM)
+    return variables
+
+
+def _check_can_continue(messages: Sequence[Message]) -> None:
+    if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls:
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST, "An answer can only go on from a last message of the assistant's own words.", "messages"
+        )
+
+
+def _cut_at_end_mark(prompt: str) -> str:
+    """The prompt up to the end of the last message's words."""
+    said, mark, _ = prompt.partition(_END_MARK)
+    if not mark:
+        raise RequestError(
+            ErrorCode.NOT_SUPPORTED,
+            "This model's chat template does not let an answer go on from the last message.",
+            "messages",
+        )
+    return said
 
 
 class _GenerationBlock(Extension):
@@ -80,14 +142,15 @@ class _GenerationBlock(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _as_dict(message: Message) -> dict[str, str]:
-    fields = {"role": message.role, "content": message.content}
-    return fields if message.name is None else {**fields, "name": message.name}
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     # Jinja's own filter escapes <, > and & for HTML, which models were never shown.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -250,7 +250,8 @@ SAMPLES = (
     Sample(
         "qwen3 coder, every type",
         '<tool_call>\n<function=get_weather>\n<parameter=city>\n\n 3 "x" \\ </b>\n\n</parameter>\n<parameter=hourly>\nTrue\n'
-        '</parameter>\n<parameter=days>\nmany\n</parameter>\n<parameter=units>\nmetric\n</parameter>\n<parameter=where>\n{"lat": 1}'
+        "</parameter>\n<parameter=days>\nmany\n</parameter>\n<parameter=units>\nmetric\n</parameter>\n"
+        '<parameter=where>\n{"lat": 1}'
         "\n</parameter>\n<parameter=unknown>\n12\n</parameter>\n</function>\n</tool_call>",
         Meaning(
             "",

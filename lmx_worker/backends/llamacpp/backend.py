@@ -7,7 +7,7 @@ long prompt slows the running streams but never stops them. Decisions live in `s
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
@@ -22,6 +22,7 @@ from lmx_worker.backends.base import (
     LoadProgressCallback,
     Prepared,
     RequestError,
+    check_prompt_tokens,
     generation_only,
 )
 from lmx_worker.backends.llamacpp.context import DecodeContext, DecodeFailedError, open_context
@@ -30,8 +31,12 @@ from lmx_worker.backends.llamacpp.grammar_tokens import open_grammar_tokenizer
 from lmx_worker.backends.llamacpp.sampler import TokenSampler, check_sampling
 from lmx_worker.backends.llamacpp.slots import Slot, expired, place, share_prefill
 from lmx_worker.backends.llamacpp.weights import Weights, load_weights
-from lmx_worker.text.assembler import TextAssembler
+from lmx_worker.text.answer_reader import PLAIN, Reading
 from lmx_worker.text.grammar import FormCompiler, form_failed
+from lmx_worker.text.output import AnswerOutput
+
+if TYPE_CHECKING:
+    from lmx_worker.text.chat import Chat  # at run time only where jinja2 may be imported
 
 CONTEXT_LENGTH = 4096
 """Tokens per sequence where the order leaves it to us and the model was trained for more."""
@@ -47,7 +52,7 @@ class LlamaCppBackend:
         self._version = ""
         self._weights: Weights | None = None
         self._context: DecodeContext | None = None
-        self._template: Any = None
+        self._chat: Any = None
         self._forms: FormCompiler | None = None
         self._slots: list[Slot] = []
         self._generations: dict[str, Generation] = {}
@@ -67,7 +72,7 @@ class LlamaCppBackend:
             import llama_cpp.llama_cpp as api
             import llguidance  # noqa: F401 - paid for now, used when the first form comes
 
-            import lmx_worker.text.template  # noqa: F401 - paid for now, used at load
+            import lmx_worker.text.chat  # noqa: F401 - paid for now, used at load
         except (OSError, RuntimeError) as error:
             raise ImportError(f"llama-cpp-python does not work here: {error}") from error
         self._api = api
@@ -83,7 +88,7 @@ class LlamaCppBackend:
         self._prefill_chunk_tokens = spec.prefill_chunk_tokens
         cells = self._cells_wanted or self._context_length * spec.slots
         try:
-            source = self._load_template(weights)
+            self._chat = _chat_of(weights)
             self._context = open_context(self._api, weights, spec, context_length=self._context_length, cells=cells)
         except LoadError:
             self.close()
@@ -100,15 +105,8 @@ class LlamaCppBackend:
             parameters=weights.parameters,
             weights_bytes=weights.weights_bytes,
             slots=spec.slots,
-            has_chat_template=source is not None,
-            unsupported_fields=(
-                "tools",
-                "output",
-                "logprobs",
-                "prompt_tokens",
-                "template_arguments",
-                "continues_last_message",
-            ),
+            has_chat_template=weights.chat_template() is not None,
+            unsupported_fields=("output", "logprobs"),
         )
 
     def close(self) -> None:
@@ -122,16 +120,6 @@ class LlamaCppBackend:
         if self._weights is not None:
             self._weights.close()
             self._weights = None
-
-    def _load_template(self, weights: Weights) -> str | None:
-        from lmx_worker.text.template import CHATML, ChatTemplate, TemplateSyntaxError
-
-        source = weights.chat_template()
-        try:
-            self._template = ChatTemplate(source or CHATML, bos_token=weights.bos_text, eos_token=weights.eos_text)
-        except TemplateSyntaxError as error:
-            raise LoadError(ErrorCode.MODEL_PROBE_FAILED, str(error)) from error
-        return source
 
     @property
     def api(self) -> Any:
@@ -151,8 +139,8 @@ class LlamaCppBackend:
         assert weights is not None
         request = generation_only(request)
         check_sampling(request.sampling, weights.vocabulary_size)
-        param = "messages" if request.prompt is None else "prompt"
-        tokens = self._tokens(request, weights)
+        param = "messages" if request.messages else "prompt"
+        tokens, reading = self._prompt(request, weights)
         if not tokens:
             raise RequestError(ErrorCode.INVALID_REQUEST, f"{param} must not be empty", param=param)
         room = self._context_length - len(tokens)
@@ -169,20 +157,25 @@ class LlamaCppBackend:
             request=request,
             tokens=tokens,
             max_tokens=max(1, min(wanted, room)),
+            reading=reading,
             constraint=self._forms.compile(request.output),
         )
 
     def count_tokens(self, request: GenerateRequest) -> int:
         """As `prepare` would make of it, however long. Raises `RequestError`. Thread-safe."""
         assert self._weights is not None
-        return len(self._tokens(request, self._weights))
+        return len(self._prompt(request, self._weights)[0])
 
-    def _tokens(self, request: GenerateRequest, weights: Weights) -> Sequence[int]:
+    def _prompt(self, request: GenerateRequest, weights: Weights) -> tuple[Sequence[int], Reading]:
+        """The prompt's tokens, and how the answer is to be read."""
+        if request.messages:
+            prompt = self._chat.write(request)
+            # Most templates write the first token themselves; the tokenizer must not write it again.
+            writes_bos = bool(weights.bos_text) and prompt.text.startswith(weights.bos_text)
+            return weights.tokenize(prompt.text, add_special=not writes_bos), prompt.reading
         if request.prompt is not None:
-            return weights.tokenize(request.prompt, add_special=True)
-        text = self._template.render(request.messages)
-        # Most templates write the first token themselves; the tokenizer must not write it again.
-        return weights.tokenize(text, add_special=not (weights.bos_text and text.startswith(weights.bos_text)))
+            return weights.tokenize(request.prompt, add_special=True), PLAIN
+        return check_prompt_tokens(request.prompt_tokens, weights.vocabulary_size), PLAIN
 
     def has_room(self) -> bool:
         """Whether a slot is free."""
@@ -206,7 +199,7 @@ class LlamaCppBackend:
                 window_tokens=self._context_length,
                 constraint=prepared.constraint,
             ),
-            text=TextAssembler(prepared.request.stop),
+            output=AnswerOutput(prepared.request.request_id, prepared.reading, stops=prepared.request.stop),
             cached_tokens=cached_tokens,
             started_at=time.monotonic(),
         )
@@ -372,3 +365,22 @@ class LlamaCppBackend:
             tokens_decoded=self._tokens_decoded,
             kv_used_ratio=min(1.0, used / self._context.cells),
         )
+
+
+def _chat_of(weights: Weights) -> "Chat":
+    """The model's chat template, with what it tells about answers; `show_marks` has been called for them."""
+    from lmx_worker.text.chat import Chat
+    from lmx_worker.text.template import TemplateSyntaxError
+
+    try:
+        chat = Chat(
+            weights.chat_template(),
+            bos_token=weights.bos_text,
+            eos_token=weights.eos_text,
+            has_token=lambda text: len(weights.tokenize(text, add_special=False)) == 1,
+            tool_template=weights.chat_template("tool_use"),
+        )
+    except TemplateSyntaxError as error:
+        raise LoadError(ErrorCode.MODEL_PROBE_FAILED, str(error)) from error
+    weights.show_marks(chat.format.marks)
+    return chat

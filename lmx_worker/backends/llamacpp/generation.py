@@ -8,7 +8,7 @@ from lmx_protocol.states import FinishReason
 from lmx_worker.backends.base import Delta, FinishDelta, PrefillDelta, Prepared, TextDelta
 from lmx_worker.backends.llamacpp.sampler import TokenSampler
 from lmx_worker.backends.llamacpp.slots import Slot
-from lmx_worker.text.assembler import TextAssembler
+from lmx_worker.text.output import AnswerOutput
 
 
 @dataclass(slots=True, eq=False)
@@ -18,7 +18,7 @@ class Generation:
     prepared: Prepared
     slot: Slot
     sampler: TokenSampler
-    text: TextAssembler
+    output: AnswerOutput
     cached_tokens: int
     started_at: float
     first_token_at: float = 0.0
@@ -45,7 +45,12 @@ class Generation:
 
     def usage(self) -> Usage:
         """Token counts so far."""
-        return Usage(prompt_tokens=len(self.prepared.tokens), completion_tokens=self.produced, cached_tokens=self.cached_tokens)
+        return Usage(
+            prompt_tokens=len(self.prepared.tokens),
+            completion_tokens=self.produced,
+            cached_tokens=self.cached_tokens,
+            reasoning_tokens=self.output.reasoning_tokens,
+        )
 
     def prefill_delta(self) -> PrefillDelta:
         """How far the prompt is."""
@@ -62,24 +67,23 @@ class Generation:
             self.first_token_at = now
         self.produced += 1
         if piece is None:
-            return self._finish(self.text.finish(), FinishReason.STOP, now)
-        text = self.text.push(piece)
-        if self.text.stop_sequence is not None:
-            return self._finish(text, FinishReason.STOP, now)
-        if self.prepared.constraint is not None and self.prepared.constraint.is_complete:
-            return self._finish(text + self.text.finish(), FinishReason.STOP, now)
+            return self._finish([TextDelta(self.request_id, "", tokens=1)], FinishReason.STOP, now)
+        deltas = self.output.push(piece)
+        constraint = self.prepared.constraint
+        if self.output.has_ended or (constraint is not None and constraint.is_complete):
+            return self._finish(deltas, FinishReason.STOP, now)
         if self.produced >= self.prepared.max_tokens:
-            return self._finish(text + self.text.finish(), FinishReason.LENGTH, now)
+            return self._finish(deltas, FinishReason.LENGTH, now)
         self.pending = token
-        return [TextDelta(self.request_id, text, tokens=1)]
+        return deltas
 
-    def _finish(self, text: str, reason: FinishReason, now: float) -> list[Delta]:
-        stop = self.text.stop_sequence
+    def _finish(self, deltas: list[Delta], reason: FinishReason, now: float) -> list[Delta]:
+        deltas += self.output.finish()
         finish = FinishDelta(
             self.request_id,
-            FinishReason.STOP if stop is not None else reason,
+            self.output.reason(reason),
             self.usage(),
             Timing(prefill_seconds=self.first_token_at - self.started_at, decode_seconds=now - self.first_token_at),
-            stop,
+            self.output.stop_sequence,
         )
-        return [TextDelta(self.request_id, text, tokens=1), finish]
+        return [*deltas, finish]

@@ -10,6 +10,7 @@ from lmx_protocol.messages import ModelSpec
 from lmx_worker.backends.base import LoadError, LoadProgressCallback
 from lmx_worker.backends.llamacpp.gguf_header import check_gguf, model_files
 from lmx_worker.backends.llamacpp.native_log import NativeLog, capture_native_log
+from lmx_worker.text.answer_format import belongs_to_marks
 
 _PIECE_BYTES = 256
 _UNKNOWN_ARCHITECTURE = "unknown model architecture"
@@ -33,11 +34,17 @@ class Weights:
         self.bos_text = self._token_text(api.llama_vocab_bos(self._vocabulary))
         self.eos_text = self._token_text(api.llama_vocab_eos(self._vocabulary))
         self._pieces: dict[int, bytes] = {}
+        self._marks: frozenset[str] = frozenset()
 
-    def chat_template(self) -> str | None:
-        """The Jinja source in the file, or None."""
-        source = self._api.llama_model_chat_template(self.handle, None)
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The Jinja source in the file (with a name: a further one), or None."""
+        source = self._api.llama_model_chat_template(self.handle, name.encode() if name else None)
         return source.decode("utf-8", "replace") if source else None
+
+    def show_marks(self, marks: frozenset[str]) -> None:
+        """From now on `piece` gives the text of the control tokens that these marks consist of."""
+        self._marks = marks
+        self._pieces.clear()
 
     @property
     def classes(self) -> int:
@@ -77,10 +84,10 @@ class Weights:
             size = -count
 
     def piece(self, token: int) -> bytes:
-        """The bytes a token adds to the text; none for a control token."""
+        """The bytes a token adds to the text; none for a control token that belongs to no mark."""
         piece = self._pieces.get(token)
         if piece is None:
-            piece = self._pieces[token] = self._read_piece(token, special=False)
+            piece = self._pieces[token] = self._read_piece(token, special=False) or self._mark_piece(token)
         return piece
 
     def token_text(self, token: int) -> bytes:
@@ -96,6 +103,10 @@ class Weights:
         if self.handle is not None:
             self._api.llama_model_free(self.handle)
             self.handle = None
+
+    def _mark_piece(self, token: int) -> bytes:
+        text = self._token_text(token)
+        return text.encode() if belongs_to_marks(text, self._marks) else b""
 
     def _token_text(self, token: int) -> str:
         return self._read_piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""

@@ -31,8 +31,9 @@ from lmx_worker.backends.mlx.loading import LoadedModel, load_model
 from lmx_worker.backends.mlx.prefix_cache import KvCache, PrefixCache, detach, trim
 from lmx_worker.backends.mlx.prompts import PromptEncoder
 from lmx_worker.backends.mlx.sampling import KeyedSampler, LogitsProcessor, make_processors, make_sampler
-from lmx_worker.backends.mlx.text_stream import TextStream
+from lmx_worker.backends.mlx.text_stream import TextStream, visible_tokens
 from lmx_worker.text.grammar import form_failed
+from lmx_worker.text.output import AnswerOutput
 
 PREFIX_ENTRIES_PER_SLOT = 2
 """Ended prompts remembered per slot: enough for a conversation that alternates with its side requests."""
@@ -62,7 +63,12 @@ class _Sequence:
         return self.prepared.request.request_id
 
     def usage(self) -> Usage:
-        return Usage(prompt_tokens=len(self.prompt), completion_tokens=len(self.generated), cached_tokens=self.cached_tokens)
+        return Usage(
+            prompt_tokens=len(self.prompt),
+            completion_tokens=len(self.generated),
+            cached_tokens=self.cached_tokens,
+            reasoning_tokens=self.text.output.reasoning_tokens,
+        )
 
     def timing(self, now: float) -> Timing:
         prompt_done_at = now if self.prompt_done_at is None else self.prompt_done_at
@@ -80,6 +86,7 @@ class MlxBackend:
         self._encoder: PromptEncoder | None = None
         self._generator: Any = None
         self._stop_tokens: Any = None
+        self._is_visible = b""
         self._prefixes: PrefixCache | None = None
         self._kv_bytes_max = 0
         self._sequences: dict[str, _Sequence] = {}
@@ -105,6 +112,7 @@ class MlxBackend:
         self._encoder = PromptEncoder(
             loaded.tokenizer, context_length=loaded.context_length, vocabulary_size=loaded.vocabulary_size
         )
+        self._is_visible = visible_tokens(loaded.tokenizer, loaded.vocabulary_size, self._encoder.marks)
         self._prefixes = PrefixCache(entries_max=spec.slots * PREFIX_ENTRIES_PER_SLOT, bytes_max=self._kv_bytes_max)
         self._stop_tokens = make_stop_sequences(loaded.tokenizer)
         self._open_batch()
@@ -119,14 +127,7 @@ class MlxBackend:
             weights_bytes=loaded.weights_bytes,
             slots=spec.slots,
             has_chat_template=bool(loaded.tokenizer.has_chat_template),
-            unsupported_fields=(
-                "tools",
-                "output",
-                "logprobs",
-                "prompt_tokens",
-                "template_arguments",
-                "continues_last_message",
-            ),
+            unsupported_fields=("output", "logprobs"),
         )
 
     @property
@@ -163,7 +164,11 @@ class MlxBackend:
             cached_tokens=cached_tokens,
             sampler=make_sampler(request.sampling, vocabulary_size=self._loaded.vocabulary_size),
             processors=self._processors(prepared),
-            text=TextStream(self._loaded.tokenizer.detokenizer, request.stop, self._loaded.is_visible),
+            text=TextStream(
+                self._loaded.tokenizer.detokenizer,
+                self._is_visible,
+                AnswerOutput(request.request_id, prepared.reading, stops=request.stop),
+            ),
             inserted_at=time.monotonic(),
             prefilled=cached_tokens,
         )
@@ -318,20 +323,18 @@ class MlxBackend:
     def _on_token(self, sequence: _Sequence, response: Any) -> list[Delta]:
         sequence.generated.append(response.token)
         self._tokens_decoded += 1
-        constraint = sequence.prepared.constraint
+        output, constraint = sequence.text.output, sequence.prepared.constraint
         is_complete = constraint is not None and constraint.is_complete
         # The end-of-sequence token is counted but says nothing.
-        text = "" if response.finish_reason == "stop" else sequence.text.push(response.token)
-        if response.finish_reason is not None or is_complete:
-            text += sequence.text.finish()
-        deltas: list[Delta] = [TextDelta(sequence.request_id, text, 1)]
-        stop_sequence = sequence.text.stop_sequence
-        if response.finish_reason is not None or is_complete or stop_sequence is not None:
+        is_end = response.finish_reason == "stop"
+        deltas: list[Delta] = [TextDelta(sequence.request_id, "", 1)] if is_end else sequence.text.push(response.token)
+        if response.finish_reason is not None or is_complete or output.has_ended:
+            deltas += sequence.text.finish()
             self._end(sequence, response)
-            is_length = response.finish_reason == "length" and stop_sequence is None and not is_complete
-            reason = FinishReason.LENGTH if is_length else FinishReason.STOP
+            is_length = response.finish_reason == "length" and not is_complete and not output.has_ended
+            reason = output.reason(FinishReason.LENGTH if is_length else FinishReason.STOP)
             timing = sequence.timing(time.monotonic())
-            deltas.append(FinishDelta(sequence.request_id, reason, sequence.usage(), timing, stop_sequence))
+            deltas.append(FinishDelta(sequence.request_id, reason, sequence.usage(), timing, output.stop_sequence))
         elif constraint is not None and constraint.failure is not None:
             self._end(sequence, response)
             deltas.append(form_failed(sequence.request_id, constraint.failure))

@@ -33,8 +33,6 @@ class LoadedModel:
     weights_bytes: int
     sequence_bytes: int
     """Key-value bytes of one sequence that fills its context."""
-    is_visible: bytes
-    """One byte per token id: 0 for control tokens and for ids the tokenizer does not know."""
 
 
 def load_model(spec: ModelSpec, progress: LoadProgressCallback) -> LoadedModel:
@@ -94,7 +92,6 @@ def _load(files: ModelFiles, spec: ModelSpec, progress: LoadProgressCallback) ->
         parameters=int(get_total_parameters(model)),
         weights_bytes=weights_bytes,
         sequence_bytes=math.ceil(bytes_per_token * context),
-        is_visible=_visible_tokens(tokenizer, vocabulary_size),
     )
 
 
@@ -142,14 +139,3 @@ def _try_one_token(model: Any) -> tuple[int, float]:
     mx.eval(logits)
     # Caches grow by whole steps, so the first token already allocates the room of `KVCache.step` tokens.
     return int(logits.shape[-1]), sum(layer.nbytes for layer in cache) / KVCache.step
-
-
-def _visible_tokens(tokenizer: Any, vocabulary_size: int) -> bytes:
-    visible = bytearray(vocabulary_size)
-    for token in tokenizer.get_vocab().values():
-        if token < vocabulary_size:
-            visible[token] = 1
-    for token, added in tokenizer.added_tokens_decoder.items():
-        if added.special and token < vocabulary_size:
-            visible[token] = 0
-    return bytes(visible)

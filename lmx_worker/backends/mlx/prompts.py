@@ -7,11 +7,13 @@ from typing import Any
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import DEFAULT_MAX_TOKENS
-from lmx_protocol.messages import GenerateRequest, Message, Sampling
-from lmx_worker.backends.base import Prepared, RequestError
+from lmx_protocol.messages import GenerateRequest, Sampling
+from lmx_worker.backends.base import Prepared, RequestError, check_prompt_tokens
 from lmx_worker.backends.mlx.forms import open_grammar_tokenizer
+from lmx_worker.text.answer_reader import PLAIN, Reading
+from lmx_worker.text.chat import Chat
 from lmx_worker.text.grammar import FormCompiler
-from lmx_worker.text.template import CHATML
+from lmx_worker.text.template import CONVENTION
 
 
 class PromptEncoder:
@@ -22,6 +24,12 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._context_length = context_length
         self._vocabulary_size = vocabulary_size
+        self._chat = _chat_of(tokenizer)
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """What has to be seen in answers, even where it is a control token."""
+        return self._chat.format.marks
 
     def prepare(self, request: GenerateRequest) -> Prepared:
         """Template, tokenize and validate.
@@ -32,7 +40,7 @@ class PromptEncoder:
         """
         self._check_sampling(request.sampling)
         param = _param(request)
-        tokens = self._tokens(request)
+        tokens, reading = self._prompt(request)
         if not tokens:
             raise RequestError(ErrorCode.INVALID_REQUEST, f"the {param} holds no tokens", param)
         if max(tokens) >= self._vocabulary_size:
@@ -52,29 +60,33 @@ class PromptEncoder:
         if wanted < 1:
             raise RequestError(ErrorCode.INVALID_VALUE, f"max_tokens is {wanted}; it must be at least 1", "max_tokens")
         constraint = self._forms.compile(request.output)
-        return Prepared(request=request, tokens=tokens, max_tokens=min(wanted, room), constraint=constraint)
+        return Prepared(request=request, tokens=tokens, max_tokens=min(wanted, room), reading=reading, constraint=constraint)
 
     def count(self, request: GenerateRequest) -> int:
         """How many tokens the prompt has. Raises `RequestError`."""
-        return len(self._tokens(request))
+        return len(self._prompt(request)[0])
 
-    def _tokens(self, request: GenerateRequest) -> list[int]:
+    def _prompt(self, request: GenerateRequest) -> tuple[list[int], Reading]:
+        """The prompt's tokens, and how the answer is to be read."""
         try:
             return self._encode(request)
-        # The template is the model's code and the text is the client's: what they raise together can be anything.
+        except RequestError:
+            raise
+        # The tokenizer is the model's and the text is the client's: what comes of them together can be anything.
         except Exception as error:
             param = _param(request)
             raise RequestError(ErrorCode.INVALID_REQUEST, f"the {param} cannot be encoded: {error}", param) from error
 
-    def _encode(self, request: GenerateRequest) -> list[int]:
+    def _encode(self, request: GenerateRequest) -> tuple[list[int], Reading]:
         tokenizer = self._tokenizer
-        if request.prompt is not None:
-            bos = tokenizer.bos_token
-            has_bos = bool(bos) and request.prompt.startswith(bos)
-            return list(tokenizer.encode(request.prompt, add_special_tokens=not has_bos))
-        own_template = {} if tokenizer.has_chat_template else {"chat_template": CHATML}
-        turns = [_turn(message) for message in request.messages]
-        return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, **own_template))
+        if request.messages:
+            prompt = self._chat.write(request)
+            return list(tokenizer.encode(prompt.text, add_special_tokens=False)), prompt.reading
+        if request.prompt is None:
+            return list(check_prompt_tokens(request.prompt_tokens, self._vocabulary_size)), PLAIN
+        bos = tokenizer.bos_token
+        has_bos = bool(bos) and request.prompt.startswith(bos)
+        return list(tokenizer.encode(request.prompt, add_special_tokens=not has_bos)), PLAIN
 
     def _check_sampling(self, sampling: Sampling) -> None:
         if sampling.repeat_penalty <= 0.0:
@@ -89,9 +101,27 @@ class PromptEncoder:
 
 
 def _param(request: GenerateRequest) -> str:
-    return "messages" if request.prompt is None else "prompt"
+    return "messages" if request.messages else "prompt"
 
 
-def _turn(message: Message) -> dict[str, str]:
-    turn = {"role": message.role, "content": message.content}
-    return turn if message.name is None else {**turn, "name": message.name}
+def _chat_of(tokenizer: Any) -> Chat:
+    """The chat template of the model's files, or the code that stands in for one."""
+    templates = tokenizer.chat_template
+    named = templates if isinstance(templates, dict) else {"default": templates}
+    is_code = templates is None and tokenizer.has_chat_template
+
+    def render(variables: dict[str, Any]) -> str:
+        further = {name: value for name, value in variables.items() if name not in CONVENTION}
+        text: str = tokenizer.apply_chat_template(
+            variables["messages"], add_generation_prompt=variables["add_generation_prompt"], tokenize=False, **further
+        )
+        return text
+
+    return Chat(
+        named.get("default"),
+        bos_token=tokenizer.bos_token or "",
+        eos_token=tokenizer.eos_token or "",
+        has_token=tokenizer.get_vocab().__contains__,
+        tool_template=named.get("tool_use"),
+        render=render if is_code else None,
+    )

@@ -1,7 +1,7 @@
 """The scripted backend: serves `NAME.script.yaml` files (language: `script`) with the manners of a real one.
 
 It batches (one token per running request and step, one prefill chunk per step), has slots, respects pauses and the context
-length, and takes real time. Stop strings are refused; sampling has nothing to choose from.
+length, and takes real time. Its answers go through the same output as a real model's; sampling has nothing to choose from.
 """
 
 import os
@@ -34,6 +34,7 @@ from lmx_worker.backends.scripted.reading import Reading
 from lmx_worker.backends.scripted.run import Run
 from lmx_worker.backends.scripted.script import Answer, Fault, Script, Trigger, read_script
 from lmx_worker.backends.scripted.utterance import Utterance
+from lmx_worker.text.answer_reader import reading_of
 
 BOOT_SCRIPT_VARIABLE = "LMX_SCRIPTED_BOOT"
 _VERSION = "1"
@@ -43,7 +44,6 @@ _BOOT_TRIGGERS = ("import", "hello")
 # Nothing is due for longer than this: look for commands in between.
 _NAP_SECONDS = 0.01
 _REFUSED = {
-    "stop": "knows no stop strings",
     "logit_bias": "has no logits to bias",
     "output": "says what its script says, in whatever form",
     "continues_last_message": "cannot go on from what it did not say",
@@ -128,7 +128,8 @@ class ScriptedBackend:
                 "messages",
             )
         max_tokens = min(request.max_tokens or DEFAULT_MAX_TOKENS, room_tokens)
-        return Prepared(request=request, tokens=range(max(1, tokens)), max_tokens=max_tokens)
+        reading = reading_of(request, self._script.answer_format if request.messages else None)
+        return Prepared(request=request, tokens=range(max(1, tokens)), max_tokens=max_tokens, reading=reading)
 
     def count_tokens(self, request: GenerateRequest) -> int:
         """See `Backend.count_tokens`."""

@@ -2,8 +2,9 @@
 
 from lmx_protocol.messages import Timing, Usage
 from lmx_protocol.states import FinishReason
-from lmx_worker.backends.base import Delta, FinishDelta, PrefillDelta, Prepared, ReasoningDelta
+from lmx_worker.backends.base import Delta, FinishDelta, PrefillDelta, Prepared
 from lmx_worker.backends.scripted.utterance import Utterance
+from lmx_worker.text.output import AnswerOutput
 
 
 class Run:
@@ -25,11 +26,11 @@ class Run:
         self.due_at = now + chunk_seconds
         self.tokens_prefilled = 0
         self.tokens_decoded = 0
+        self._output = AnswerOutput(self.request_id, prepared.reading, stops=prepared.request.stop)
         self._prompt_tokens = len(prepared.tokens)
         self._total_tokens = min(utterance.total_tokens, prepared.max_tokens)
         self._finish = FinishReason.LENGTH if self._total_tokens < utterance.total_tokens else utterance.finish
         self._tokens = utterance.tokens()
-        self._reasoning_tokens = 0
         self._token_seconds = token_seconds
         self._chunk_seconds = chunk_seconds
         self._started_at = now
@@ -46,7 +47,7 @@ class Run:
         return Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self.tokens_decoded,
-            reasoning_tokens=self._reasoning_tokens,
+            reasoning_tokens=self._output.reasoning_tokens,
         )
 
     def prefill(self, chunk_tokens: int, now: float) -> Delta:
@@ -61,9 +62,10 @@ class Run:
         self.tokens_decoded += 1
         self.due_at = now + self._token_seconds
         token = next(self._tokens)
-        self._reasoning_tokens += isinstance(token, ReasoningDelta)
-        deltas: list[Delta] = [token]
-        if self.tokens_decoded == self._total_tokens:
+        deltas = self._output.take(token.pieces) if token.pieces else self._output.push_text(token.text, token.logprob)
+        if self.tokens_decoded == self._total_tokens or self._output.has_ended:
+            deltas += self._output.finish()
             timing = Timing(prefill_seconds=self._decoding_since - self._started_at, decode_seconds=now - self._decoding_since)
-            deltas.append(FinishDelta(self.request_id, self._finish, self.usage, timing))
+            reason = self._output.reason(self._finish)
+            deltas.append(FinishDelta(self.request_id, reason, self.usage, timing, self._output.stop_sequence))
         return deltas

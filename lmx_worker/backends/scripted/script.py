@@ -11,6 +11,8 @@
           - {name: look, arguments: ['{"at": ', '"sky"}']}      # JSON text in pieces; default: `{}`
         logprob: -0.25        # of every token, for who asks; alternatives are `<1>`, `<2>`, each less likely by 1
       - echo: true            # the words of the last message instead of pieces
+    written_as: hermes        # the pieces of chats are written as such a model writes, and are parsed: <think>…</think>, and
+                              # calls for requests that may call. A name of `text.answer_format.CALL_STYLES`, or harmony
     prefill:
       chunk_seconds: 0.1      # real time per chunk of the prompt (a token is a word)
     tasks: [generate]         # what it can be asked for, also [embed] (which ranks by cosine) and [rank] (a cross-encoder)
@@ -80,7 +82,10 @@ from msgspec import Meta
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import TOOL_CALLS_MAX
 from lmx_protocol.states import FinishReason, ModelTask
+from lmx_worker.text.answer_format import CALL_STYLES, AnswerFormat
+from lmx_worker.text.reasoning import THINK_MARKS
 
+HARMONY = "harmony"
 SUFFIX = ".script.yaml"
 SCRIPT_BYTES_MAX = 1024**2
 NESTING_MAX = 8
@@ -212,12 +217,27 @@ class Script(Section, frozen=True, kw_only=True):
     """A whole scripted model."""
 
     answers: tuple[Answer, ...] = (Answer(echo=True),)
+    written_as: str | None = None
     prefill: Prefill = Prefill()
     tasks: Annotated[tuple[ModelTask, ...], Meta(min_length=1)] = (ModelTask.GENERATE,)
     reading: ReadingPlan = ReadingPlan()
     load: LoadPlan = LoadPlan()
     context_length: Annotated[int, Meta(ge=2, le=1_048_576)] = 4096
     faults: tuple[Fault, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.written_as not in (None, HARMONY, *CALL_STYLES):
+            known = ", ".join(sorted((HARMONY, *CALL_STYLES)))
+            raise ValueError(f"`written_as` is {self.written_as}; known are {known}")
+
+    @property
+    def answer_format(self) -> AnswerFormat | None:
+        """How the answers are written, or None: as they are."""
+        if self.written_as is None:
+            return None
+        if self.written_as == HARMONY:
+            return AnswerFormat(template_knows_tools=True, is_harmony=True)
+        return AnswerFormat(calls=CALL_STYLES[self.written_as], template_knows_tools=True, reasoning=THINK_MARKS)
 
 
 def read_script(path: Path) -> Script:

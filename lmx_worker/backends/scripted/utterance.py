@@ -1,17 +1,25 @@
 """What a scripted model says to a request, token by token: its thoughts, its text, its calls. Pure."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 
 from lmx_protocol.messages import Alternative, GenerateRequest, TokenLogprob
 from lmx_protocol.states import FinishReason, ToolMode
-from lmx_worker.backends.base import ReasoningDelta, TextDelta, ToolCallDelta
 from lmx_worker.backends.scripted.script import Answer, Call
-
-TokenDelta = TextDelta | ReasoningDelta | ToolCallDelta
+from lmx_worker.text.pieces import CallArguments, CallBegun, Piece, Thought
 
 _NEXT_LIKELIEST = -1.0
 """Below this much per rank, whatever the script says of the sampled token."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedToken:
+    """A token: text that is still to be read as a model's is, or pieces of which it is known what they are."""
+
+    text: str = ""
+    pieces: tuple[Piece, ...] = ()
+    logprob: TokenLogprob | None = None
 
 
 class Utterance:
@@ -35,33 +43,32 @@ class Utterance:
         """How it ends when it is not cut."""
         return FinishReason.TOOL_CALLS if self._calls else self._answer.finish
 
-    def tokens(self) -> Iterator[TokenDelta]:
+    def tokens(self) -> Iterator[ScriptedToken]:
         """All of it."""
-        request_id = self._request.request_id
         for piece in self._answer.reasoning:
-            yield ReasoningDelta(request_id, piece, tokens=1)
+            yield ScriptedToken(pieces=(Thought(piece),))
         for piece in islice(cycle(self._pieces), self._text_tokens):
-            yield TextDelta(request_id, piece, tokens=1, logprobs=self._logprobs(piece))
+            yield ScriptedToken(piece, logprob=self._logprob(piece))
         for index, call in enumerate(self._calls):
             yield from self._call(index, call)
         if not (self._answer.reasoning or self._text_tokens or self._calls):
             # It could have called, but may not: a token that is no text.
-            yield TextDelta(request_id, "", tokens=1)
+            yield ScriptedToken()
 
-    def _call(self, index: int, call: Call) -> Iterator[ToolCallDelta]:
-        request_id = self._request.request_id
+    def _call(self, index: int, call: Call) -> Iterator[ScriptedToken]:
         first, *others = call.arguments or ("{}",)
-        yield ToolCallDelta(request_id, index, first, tokens=1, call_id=f"call_{request_id}_{index}", name=call.name)
+        begun = CallBegun(call.name, f"call_{self._request.request_id}_{index}")
+        yield ScriptedToken(pieces=(begun, CallArguments(first)))
         for piece in others:
-            yield ToolCallDelta(request_id, index, piece, tokens=1)
+            yield ScriptedToken(pieces=(CallArguments(piece),))
 
-    def _logprobs(self, piece: str) -> tuple[TokenLogprob, ...]:
+    def _logprob(self, piece: str) -> TokenLogprob | None:
         if self._request.logprobs is None:
-            return ()
+            return None
         sampled = Alternative(token=piece.encode(), logprob=self._answer.logprob)
         others = [
             Alternative(token=f"<{rank}>".encode(), logprob=self._answer.logprob + rank * _NEXT_LIKELIEST)
             for rank in range(1, self._request.logprobs)
         ]
         alternatives = (sampled, *others) if self._request.logprobs else ()
-        return (TokenLogprob(token=sampled.token, logprob=sampled.logprob, alternatives=alternatives),)
+        return TokenLogprob(token=sampled.token, logprob=sampled.logprob, alternatives=alternatives)

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmx_worker.backends.mlx.text_stream import TextStream
+from lmx_worker.backends.base import TextDelta
+from lmx_worker.backends.mlx.text_stream import TextStream, visible_tokens
+from lmx_worker.text.output import AnswerOutput
 from tests.support.mlx_models import TINY_CORPUS, write_tiny_mlx_model
 
 ALPHABET = "".join(sorted(set(TINY_CORPUS)))
@@ -22,19 +24,26 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_tokenizer(directory)
 
 
-def stream(tokenizer: Any, *stops: str) -> TextStream:
-    """A stream in which the three control tokens are silent."""
-    return TextStream(tokenizer.detokenizer, stops, bytes([0, 0, 0]) + bytes([1]) * (len(tokenizer) - 3))
+def stream(tokenizer: Any, *stops: str, marks: frozenset[str] = frozenset()) -> TextStream:
+    """A stream in which the three control tokens are silent, but for those of marks."""
+    is_visible = visible_tokens(tokenizer, len(tokenizer), marks)
+    return TextStream(tokenizer.detokenizer, is_visible, AnswerOutput("r", stops=stops))
+
+
+def texts(deltas: list[Any]) -> str:
+    """What the deltas say."""
+    assert all(isinstance(delta, TextDelta) for delta in deltas)
+    return "".join(delta.text for delta in deltas)
 
 
 def run(text_stream: TextStream, tokens: list[int]) -> tuple[str, list[str]]:
     """The whole text and the pieces it came in; stops feeding after a stop string, as the backend does."""
     pieces = []
     for token in tokens:
-        pieces.append(text_stream.push(token))
-        if text_stream.stop_sequence is not None:
+        pieces.append(texts(text_stream.push(token)))
+        if text_stream.output.has_ended:
             return "".join(pieces), pieces
-    pieces.append(text_stream.finish())
+    pieces.append(texts(text_stream.finish()))
     return "".join(pieces), pieces
 
 
@@ -52,29 +61,36 @@ def test_control_tokens_say_nothing(tokenizer: Any) -> None:
     assert run(stream(tokenizer), [*tokenizer.encode("fox"), 1, *tokenizer.encode(" dog")])[0] == "fox dog"
 
 
+def test_control_tokens_of_marks_are_seen(tokenizer: Any) -> None:
+    """A control token that the model's answer format is made of is text to the parser; the others stay silent."""
+    tokens = [*tokenizer.encode("fox"), 1, 2, *tokenizer.encode("dog")]
+    assert run(stream(tokenizer, marks=frozenset(["<|im_start|>tool"])), tokens)[0] == "fox<|im_start|>dog"
+
+
 def test_a_stop_string_is_found_across_token_borders(tokenizer: Any) -> None:
     """The string is matched in the text: here it begins and ends inside tokens that are not its own."""
     text_stream = stream(tokenizer, "ick bro")
     text, _ = run(text_stream, tokenizer.encode("the quick brown fox"))
     assert text == "the qu"
-    assert text_stream.stop_sequence == "ick bro"
+    assert text_stream.output.stop_sequence == "ick bro"
 
 
 def test_a_near_miss_is_given_back(tokenizer: Any) -> None:
     """Text held back as the beginning of a stop string appears once it turns out to be none, or at the end."""
     text_stream = stream(tokenizer, "quicker", "fox!")
     assert run(text_stream, tokenizer.encode("the quick brown fox"))[0] == "the quick brown fox"
-    assert text_stream.stop_sequence is None
+    assert text_stream.output.stop_sequence is None
 
 
 def test_nothing_is_final_after_the_stop_string(tokenizer: Any) -> None:
     """Whatever is fed or flushed after it, the text has ended."""
     text_stream = stream(tokenizer, "fox")
     assert run(text_stream, tokenizer.encode("the fox"))[0] == "the "
-    assert text_stream.push(tokenizer.encode(" dog")[0]) == ""
-    assert text_stream.finish() == ""
+    assert texts(text_stream.push(tokenizer.encode(" dog")[0])) == ""
+    assert texts(text_stream.finish()) == ""
 
 
+@settings(deadline=None)
 @given(data=st.data(), text=st.text(ALPHABET, min_size=1, max_size=60))
 def test_streaming_equals_cutting_the_whole_text(tokenizer: Any, data: st.DataObject, text: str) -> None:
     """For any text and stop strings: the pieces add up to the text before the first stop string to be completed."""
@@ -86,6 +102,6 @@ def test_streaming_equals_cutting_the_whole_text(tokenizer: Any, data: st.DataOb
     found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in stops if stop in text]
     if found:
         end, negative_length, stop = min(found)
-        assert (streamed, text_stream.stop_sequence) == (text[: end + negative_length], stop)
+        assert (streamed, text_stream.output.stop_sequence) == (text[: end + negative_length], stop)
     else:
-        assert (streamed, text_stream.stop_sequence) == (text, None)
+        assert (streamed, text_stream.output.stop_sequence) == (text, None)

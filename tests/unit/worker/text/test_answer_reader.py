@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmx_worker.text.answer_format import CALL_STYLES, AnswerFormat
@@ -61,6 +61,7 @@ def scribbles(draw: st.DrawFn) -> tuple[Reading, str, list[str]]:
     return Reading(format=format_, tools=ToolBook(TOOLS), begins_in_reasoning=is_open), "".join(parts), words
 
 
+@settings(deadline=None)
 @given(scribble=scribbles(), seed=st.integers(0, 2**32))
 def test_scribbles_lose_nothing_and_do_not_depend_on_the_cuts(scribble: tuple[Reading, str, list[str]], seed: int) -> None:
     """Whatever a model scribbles in whatever format: every word of it comes out somewhere, and the same way for every cut."""
@@ -81,6 +82,7 @@ def without(text: str, *parts: str) -> str:
     return text
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=200), seed=st.integers(0, 2**32))
 def test_a_plain_answer_comes_out_as_it_went_in(text: str, seed: int) -> None:
     """Where nothing is to be parsed, and where nothing looks like a mark, text is left alone to the last space."""

@@ -1,7 +1,7 @@
 """Stop strings across any borders."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmx_worker.text.stops import StopMatcher
@@ -44,6 +44,7 @@ def test_text_that_may_become_a_stop_is_held_back() -> None:
     assert matcher.push("even more") == ""
 
 
+@settings(deadline=None)
 @given(text=letters, stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), data=st.data())
 def test_chunking_changes_nothing(text: str, stops: list[str], data: st.DataObject) -> None:
     """However the text is cut, the result is the same, and no stop string is in it."""
