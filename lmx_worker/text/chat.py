@@ -7,7 +7,7 @@ from lmx_protocol.messages import GenerateRequest, Message
 from lmx_worker.backends.base import RequestError
 from lmx_worker.text.answer_format import answer_format
 from lmx_worker.text.answer_reader import Reading, offered_tools, reading_of
-from lmx_worker.text.template import CHATML, ChatTemplate, Renderer, parse_variables
+from lmx_worker.text.template import CHATML, ChatTemplate, Renderer, check_can_continue, parse_variables
 from lmx_worker.text.tool_prompt import with_tool_prompt, without_system_turn
 
 
@@ -53,6 +53,8 @@ class Chat:
         Raises:
             RequestError: the template refuses them.
         """
+        if request.continues_last_message:
+            check_can_continue(request.messages)
         tools = offered_tools(request)
         messages = list(request.messages)
         variables = parse_variables(request.template_arguments)
@@ -64,8 +66,7 @@ class Chat:
             messages = with_tool_prompt(messages, tools)
             if tools and not self._takes_system_turn:
                 messages = without_system_turn(messages)
-        continues = request.continues_last_message
-        text = template.render(messages, tools=shown, variables=variables, continues_last=continues)
+        text = template.render(messages, tools=shown, variables=variables, continues_last=request.continues_last_message)
         return ChatPrompt(text, reading_of(request, self.format, begins_in_reasoning=self.format.opens_reasoning(text)))
 
     def _shows_system_turn(self) -> bool:

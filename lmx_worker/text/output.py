@@ -81,7 +81,7 @@ class AnswerOutput:
             self._logprobs.append(logprob)
         was_thinking = self._reader.is_thinking
         pieces = self._reader.push(text)
-        self.reasoning_tokens += was_thinking or self._reader.is_thinking
+        self.reasoning_tokens += was_thinking or self._reader.is_thinking or any(isinstance(piece, Thought) for piece in pieces)
         return self._deltas(pieces, tokens=1) or [TextDelta(self._request_id, "", tokens=1)]
 
     def take(self, pieces: Sequence[Piece]) -> list[Delta]:

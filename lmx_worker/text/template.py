@@ -81,7 +81,6 @@ class ChatTemplate:
         """
         turns = self._shape.turns(messages)
         if continues_last:
-            _check_can_continue(messages)
             turns[-1]["content"] = messages[-1].content + _END_MARK
         try:
             prompt = self._render(
@@ -113,10 +112,11 @@ def parse_variables(text: str) -> dict[str, Any]:
     return variables
 
 
-def _check_can_continue(messages: Sequence[Message]) -> None:
+def check_can_continue(messages: Sequence[Message]) -> None:
+    """Raises `RequestError` when the last message is not one that an answer can go on from."""
     if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls:
         raise RequestError(
-            ErrorCode.INVALID_REQUEST, "An answer can only go on from a last message of the assistant's own words.", "messages"
+            ErrorCode.INVALID_REQUEST, "An answer can only go on from a last message of the assistant's words.", "messages"
         )
 
 

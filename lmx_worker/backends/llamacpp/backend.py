@@ -106,7 +106,7 @@ class LlamaCppBackend:
             weights_bytes=weights.weights_bytes,
             slots=spec.slots,
             has_chat_template=weights.chat_template() is not None,
-            unsupported_fields=("output", "logprobs"),
+            unsupported_fields=("logprobs",),
         )
 
     def close(self) -> None:

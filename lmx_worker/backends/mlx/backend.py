@@ -127,7 +127,7 @@ class MlxBackend:
             weights_bytes=loaded.weights_bytes,
             slots=spec.slots,
             has_chat_template=bool(loaded.tokenizer.has_chat_template),
-            unsupported_fields=("output", "logprobs"),
+            unsupported_fields=("logprobs",),
         )
 
     @property

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmx_protocol.limits import TOOL_CALLS_MAX
+from lmx_protocol.messages import TokenLogprob
 from lmx_protocol.states import FinishReason
 from lmx_worker.backends.base import Delta, ReasoningDelta, TextDelta, ToolCallDelta
 from lmx_worker.text.answer_format import CALL_STYLES, AnswerFormat
@@ -36,7 +37,7 @@ def run(answer: AnswerOutput, pieces: list[bytes]) -> list[Delta]:
         if answer.has_ended:
             break
     last = answer.finish()
-    assert not [delta for delta in last if isinstance(delta, TextDelta) and not delta.text]
+    assert not [delta for delta in last if isinstance(delta, TextDelta) and not delta.text and not delta.logprobs]
     return deltas + last
 
 
@@ -162,3 +163,24 @@ def test_cuts_change_nothing_with_stop_strings_either(seed: int, stop: str) -> N
     whole, parts = output(sample.reading, stop), output(sample.reading, stop)
     assert together(run(whole, [sample.written.encode()])) == together(run(parts, cut(sample.written, dice.randint(1, 9))))
     assert whole.stop_sequence == parts.stop_sequence
+
+
+def test_log_probabilities_come_with_text_and_with_nothing_else() -> None:
+    """Those of text come with it, also when it was held back; those of thoughts, calls and stop strings are dropped."""
+    answer = output(HERMES, "END")
+    tokens = ["<think>", "hm", "</think>", "\n", "a", " E", "x", CALL, "b", " EN", "D"]
+    given = [TokenLogprob(token=token.encode(), logprob=-1.0) for token in tokens]
+    deltas = [delta for token, logprob in zip(tokens, given, strict=True) for delta in answer.push(token.encode(), logprob)]
+    told = [
+        (delta.text, delta.logprobs) for delta in [*deltas, *answer.finish()] if isinstance(delta, TextDelta) and delta.text
+    ]
+    assert [text for text, _ in told] == ["a", " ", "Ex", "b", " "]
+    assert [logprob.token for _, logprobs in told for logprob in logprobs] == [b"a", b" E", b"x", b"b", b" EN"]
+
+
+def test_log_probabilities_without_text_are_told_at_the_end() -> None:
+    """A token that is no text, such as a control token, was sampled too."""
+    answer = output()
+    logprob = TokenLogprob(token=b"", logprob=-1.0)
+    answer.push_text("", logprob)
+    assert answer.finish() == [TextDelta("r", "", tokens=0, logprobs=(logprob,))]

@@ -1,5 +1,6 @@
 """The scripted backend keeps the manners of a real one."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lmx_worker.backends.base import (
     ReasoningDelta,
     RequestError,
     TextDelta,
+    ToolCallDelta,
 )
 from lmx_worker.backends.registry import create_backend
 from lmx_worker.backends.scripted import ScriptedBackend
@@ -83,7 +85,6 @@ def test_thoughts_count_as_reasoning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"stop": ("x",)}, "stop"),
         ({"sampling": Sampling(logit_bias=((1, 1.0),))}, "logit_bias"),
         ({"output": OutputForm(kind=OutputKind.JSON_OBJECT)}, "output"),
         ({"continues_last_message": True}, "continues_last_message"),
@@ -226,3 +227,54 @@ def test_load_tells_its_progress(tmp_path: Path) -> None:
     ScriptedBackend().load(spec, lambda *progress: told.append(progress))
 
     assert [("weights", done, 100) for done in (0, 25, 50, 75, 100)] == told
+
+
+TOOL = Tool(name="now", parameters='{"type": "object", "properties": {"zone": {"type": "string"}}}')
+
+
+def test_honours_stop_strings(tmp_path: Path) -> None:
+    """A stop string ends the answer where it begins, across the script's pieces; tokens after it are not made."""
+    backend = load(tmp_path, "answers: [{pieces: ['one', ' EN', 'D', ' two'], tokens: 8}]")
+    request = GenerateRequest(request_id="r", model_id="m", messages=(Message(role="user", content="x"),), stop=("END",))
+    backend.insert(backend.prepare(request))
+    deltas = drain(backend)
+    (end,) = [delta for delta in deltas if isinstance(delta, FinishDelta)]
+
+    assert "one " == "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+    assert (FinishReason.STOP, "END", 3) == (end.reason, end.stop_sequence, end.usage.completion_tokens)
+
+
+@pytest.mark.parametrize(
+    ("calls", "pieces"),
+    [
+        ("default", ["<think>h", "m</think>", '<tool_call>{"name": "now", "argum', 'ents": {"zone": "UTC"}}</tool_call>']),
+        ("glm", ["<think>hm</think><tool_call>now<arg_key>zone</arg_key><arg_value>U", "TC</arg_value></tool_call>"]),
+        ("mistral", ["<think>hm</think>", '[TOOL_CALLS]now[ARGS]{"zone": "UTC"}']),
+        ("harmony", ["<|channel|>analysis<|message|>hm<|end|><|channel|>x to=functions.now<|message|>", '{"zone": "UTC"}']),
+    ],
+)
+def test_thinks_and_calls_in_the_format_of_its_script(tmp_path: Path, calls: str, pieces: list[str]) -> None:
+    """What a script writes in a real model's format comes out as that model's reasoning and calls would."""
+    backend = load(tmp_path, json.dumps({"written_as": calls, "answers": [{"pieces": pieces}]}))
+    request = GenerateRequest(request_id="r", model_id="m", messages=(Message(role="user", content="x"),), tools=(TOOL,))
+    backend.insert(backend.prepare(request))
+    deltas = drain(backend)
+    called = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
+    end = deltas[-1]
+
+    assert "hm" == "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta))
+    assert "" == "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+    assert ["now"] == [delta.name for delta in called if delta.call_id]
+    assert {"zone": "UTC"} == json.loads("".join(delta.arguments for delta in called))
+    assert isinstance(end, FinishDelta)
+    assert FinishReason.TOOL_CALLS == end.reason
+    assert end.usage.reasoning_tokens > 0
+
+
+def test_calls_and_thoughts_of_plain_prompts_are_text(tmp_path: Path) -> None:
+    """A completion of a plain prompt is not a chat: nothing in it is parsed."""
+    written = "<think>hm</think>"
+    backend = load(tmp_path, json.dumps({"written_as": "hermes", "answers": [{"pieces": [written]}]}))
+    backend.insert(backend.prepare(GenerateRequest(request_id="r", model_id="m", prompt="x")))
+
+    assert written == "".join(delta.text for delta in drain(backend) if isinstance(delta, TextDelta))

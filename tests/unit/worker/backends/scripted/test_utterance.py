@@ -6,9 +6,9 @@ import pytest
 
 from lmx_protocol.messages import Alternative, GenerateRequest, TokenLogprob, Tool, ToolChoice
 from lmx_protocol.states import FinishReason, ToolMode
-from lmx_worker.backends.base import ReasoningDelta, TextDelta, ToolCallDelta
 from lmx_worker.backends.scripted.script import Answer, Call
-from lmx_worker.backends.scripted.utterance import Utterance
+from lmx_worker.backends.scripted.utterance import ScriptedToken, Utterance
+from lmx_worker.text.pieces import CallArguments, CallBegun, Thought
 
 CALLS = (Call(name="look", arguments=('{"at":', "1}")), Call(name="wait"))
 LOOK = (Tool(name="look"),)
@@ -25,12 +25,12 @@ def test_everything_comes_in_order() -> None:
     utterance = Utterance(request(tools=LOOK), answer, answer.pieces)
 
     assert list(utterance.tokens()) == [
-        ReasoningDelta("r", "hm", 1),
-        TextDelta("r", "I ", 1),
-        TextDelta("r", "look", 1),
-        ToolCallDelta("r", 0, '{"at":', 1, call_id="call_r_0", name="look"),
-        ToolCallDelta("r", 0, "1}", 1),
-        ToolCallDelta("r", 1, "{}", 1, call_id="call_r_1", name="wait"),
+        ScriptedToken(pieces=(Thought("hm"),)),
+        ScriptedToken("I "),
+        ScriptedToken("look"),
+        ScriptedToken(pieces=(CallBegun("look", "call_r_0"), CallArguments('{"at":'))),
+        ScriptedToken(pieces=(CallArguments("1}"),)),
+        ScriptedToken(pieces=(CallBegun("wait", "call_r_1"), CallArguments("{}"))),
     ]
     assert (6, FinishReason.TOOL_CALLS) == (utterance.total_tokens, utterance.finish)
 
@@ -41,8 +41,8 @@ def test_nothing_is_called_that_may_not_be(fields: dict[str, Any]) -> None:
     with_text = Utterance(request(**fields), Answer(pieces=("x",), tool_calls=CALLS), ("x",))
     without = Utterance(request(**fields), Answer(tool_calls=CALLS), ())
 
-    assert [TextDelta("r", "x", 1)] == list(with_text.tokens())
-    assert [TextDelta("r", "", 1)] == list(without.tokens())
+    assert [ScriptedToken("x")] == list(with_text.tokens())
+    assert [ScriptedToken()] == list(without.tokens())
     assert {(1, FinishReason.STOP)} == {(each.total_tokens, each.finish) for each in (with_text, without)}
 
 
@@ -54,7 +54,6 @@ def test_log_probabilities_for_who_asks(asked: int, alternatives: tuple[tuple[st
     (token,) = Utterance(request(logprobs=asked), answer, answer.pieces).tokens()
     (silent,) = Utterance(request(), answer, answer.pieces).tokens()
 
-    assert isinstance(token, TextDelta) and isinstance(silent, TextDelta)
     others = tuple(Alternative(token=text.encode(), logprob=logprob) for text, logprob in alternatives)
-    assert (TokenLogprob(token=b"x", logprob=-0.5, alternatives=others),) == token.logprobs
-    assert () == silent.logprobs
+    assert TokenLogprob(token=b"x", logprob=-0.5, alternatives=others) == token.logprob
+    assert silent.logprob is None
