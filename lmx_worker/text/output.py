@@ -77,9 +77,9 @@ class AnswerOutput:
 
     def push_text(self, text: str, logprob: TokenLogprob | None = None) -> list[Delta]:
         """As `push`, of a token whose text the backend knows."""
-        if logprob is not None:
-            self._logprobs.append(logprob)
         was_thinking = self._reader.is_thinking
+        if logprob is not None and not was_thinking:
+            self._logprobs.append(logprob)
         pieces = self._reader.push(text)
         self.reasoning_tokens += was_thinking or self._reader.is_thinking or any(isinstance(piece, Thought) for piece in pieces)
         return self._deltas(pieces, tokens=1) or [TextDelta(self._request_id, "", tokens=1)]

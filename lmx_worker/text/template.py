@@ -29,8 +29,7 @@ CHATML = (
 )
 """For a model file that carries no template: the format most instruction models understand."""
 
-VARIABLES_PARAM = "chat_template_kwargs"
-"""How clients call the further variables."""
+VARIABLES_PARAM = "template_arguments"
 
 Renderer = Callable[[dict[str, Any]], str]
 """From the variables of a template to the prompt."""
@@ -106,9 +105,11 @@ def parse_variables(text: str) -> dict[str, Any]:
     try:
         variables = json.loads(text) if text else {}
     except (ValueError, RecursionError) as error:
-        raise RequestError(ErrorCode.INVALID_REQUEST, f"{VARIABLES_PARAM} is no JSON: {error}", VARIABLES_PARAM) from error
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST, f"the template's variables are no JSON: {error}", VARIABLES_PARAM
+        ) from error
     if not isinstance(variables, dict):
-        raise RequestError(ErrorCode.INVALID_REQUEST, f"{VARIABLES_PARAM} must be an object", VARIABLES_PARAM)
+        raise RequestError(ErrorCode.INVALID_REQUEST, "the template's variables must be an object", VARIABLES_PARAM)
     return variables
 
 

@@ -34,7 +34,7 @@ BAD_CHATS: dict[str, tuple[bytes, int, str | None]] = {
     "huge n": (_chat(n=10**9), 400, "n"),
     "invalid UTF-8": (b'{"model": "m", "messages": [{"role": "user", "content": "\xff\xfe"}]}', 400, None),
     "20 MB": (_chat(messages=[{"role": "user", "content": "x" * 20 * 1024**2}]), 413, None),
-    "a tool": (_chat(tools=[{"type": "function", "function": {"name": "f"}}]), 400, "tools"),
+    "a tool without a name": (_chat(tools=[{"type": "function", "function": {}}]), 400, "tools.0.function.name"),
 }
 
 

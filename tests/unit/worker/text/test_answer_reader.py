@@ -18,8 +18,8 @@ ALL = [*SAMPLES, *MALFORMED]
 
 
 def chunked(text: str, dice: random.Random) -> Iterator[str]:
-    """The text in parts of random sizes; small and large ones are equally likely."""
-    scale = dice.choice((1, 2, 4, 12, 80))
+    """The text in parts of random sizes, from single characters to all of it."""
+    scale = dice.choice((1, 3, 8, 8, 20, 20, 80, 80))
     while text:
         size = dice.randint(1, scale)
         yield text[:size]

@@ -174,7 +174,7 @@ def test_variables_that_are_no_object_are_refused(arguments: str) -> None:
     """The client is told which field is wrong."""
     with pytest.raises(RequestError) as caught:
         prompt(CHATML, ask(USER, arguments=arguments))
-    assert (caught.value.code, caught.value.param) == (ErrorCode.INVALID_REQUEST, "chat_template_kwargs")
+    assert (caught.value.code, caught.value.param) == (ErrorCode.INVALID_REQUEST, "template_arguments")
 
 
 def test_an_answer_can_go_on_from_the_last_message() -> None:

@@ -171,11 +171,9 @@ def test_log_probabilities_come_with_text_and_with_nothing_else() -> None:
     tokens = ["<think>", "hm", "</think>", "\n", "a", " E", "x", CALL, "b", " EN", "D"]
     given = [TokenLogprob(token=token.encode(), logprob=-1.0) for token in tokens]
     deltas = [delta for token, logprob in zip(tokens, given, strict=True) for delta in answer.push(token.encode(), logprob)]
-    told = [
-        (delta.text, delta.logprobs) for delta in [*deltas, *answer.finish()] if isinstance(delta, TextDelta) and delta.text
-    ]
-    assert [text for text, _ in told] == ["a", " ", "Ex", "b", " "]
-    assert [logprob.token for _, logprobs in told for logprob in logprobs] == [b"a", b" E", b"x", b"b", b" EN"]
+    said = [delta for delta in [*deltas, *answer.finish()] if isinstance(delta, TextDelta) and delta.text]
+    assert [delta.text for delta in said] == ["a", " ", "Ex", "b", " "]
+    assert [logprob.token for delta in said for logprob in delta.logprobs] == [b"\n", b"a", b" E", b"x", b"b", b" EN"]
 
 
 def test_log_probabilities_without_text_are_told_at_the_end() -> None:
