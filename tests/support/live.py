@@ -14,12 +14,15 @@ from typing import Any
 import httpx
 import psutil
 
+from lmx_protocol import limits
 from tests.support.holdings import descriptor_kinds, thread_count
 from tests.support.orphans import adopt_orphans, adopted_orphans
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.02
+SAFE_KEEP_ALIVE = httpx.Limits(keepalive_expiry=limits.KEEP_ALIVE_SECONDS / 2)
+"""A connection is not used again just when the server closes it for idleness: by default both wait equally long."""
 _our_servers: set[int] = set()
 
 
@@ -87,7 +90,7 @@ class LiveServer:
         wait_until(lambda: bool(self._announced()) or self._ended(), START_SECONDS, "the server to announce itself")
         assert self._announced(), self.log()
         self.url = self._announced()
-        self.http = httpx.Client(base_url=self.url, timeout=120.0)
+        self.http = httpx.Client(base_url=self.url, timeout=120.0, limits=SAFE_KEEP_ALIVE)
         wait_until(self._healthy, START_SECONDS, "/healthz")
         self.was_killed = False
         self.descriptors_at_start = descriptor_kinds(self.process.pid)

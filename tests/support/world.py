@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from tests.support.checker import broken_rules
-from tests.support.live import LiveServer, text_of
+from tests.support.live import SAFE_KEEP_ALIVE, LiveServer, text_of
 
 PROMPT_CANARY = "heliotrope"
 """Every prompt of a fault case carries this word; nothing LMX writes to disk may."""
@@ -138,7 +138,7 @@ class Bystander:
 
     def _listen(self) -> None:
         try:
-            with httpx.Client(base_url=self._server.url, timeout=_LAST_STREAM_SECONDS) as http:
+            with httpx.Client(base_url=self._server.url, timeout=_LAST_STREAM_SECONDS, limits=SAFE_KEEP_ALIVE) as http:
                 while not self._stop.is_set():
                     payloads: list[str] = []
                     for payload in self._server.stream(self.MODEL, http=http):
