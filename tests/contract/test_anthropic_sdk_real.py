@@ -1,11 +1,12 @@
 """The official `anthropic` SDK against real models on both backends."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import anthropic
 import pytest
-from anthropic.types import MessageParam
+from anthropic.types import MessageParam, ToolParam
 
 from tests.contract.conftest import DEMO, TINY
 from tests.support.live import LiveServer
@@ -15,6 +16,17 @@ pytestmark = pytest.mark.real
 BOTH = pytest.mark.parametrize("model", [DEMO, TINY])
 QUESTION: list[MessageParam] = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 GREEDY: dict[str, Any] = {"extra_body": {"temperature": 0}, "max_tokens": 16}
+JUDGE: ToolParam = {
+    "name": "judge",
+    "description": "Says whether you are sure.",
+    "strict": True,
+    "input_schema": {
+        "type": "object",
+        "properties": {"sure": {"type": "boolean"}},
+        "required": ["sure"],
+        "additionalProperties": False,
+    },
+}
 
 
 @pytest.fixture
@@ -58,14 +70,65 @@ def test_a_stop_sequence_is_named(client: anthropic.Anthropic, model: str) -> No
     assert said[: said.index(stop)] == text_of(message)
 
 
+def test_a_prefill_is_continued(client: anthropic.Anthropic) -> None:
+    """The answer goes on from the assistant's words as if the model had said them itself."""
+    said = text_of(client.messages.create(model=DEMO, messages=QUESTION, **GREEDY))
+    head, _, _ = said.rpartition(" ")
+    prefilled: list[MessageParam] = [*QUESTION, {"role": "assistant", "content": head}]
+
+    message = client.messages.create(model=DEMO, messages=prefilled, **GREEDY)
+
+    assert said == head + text_of(message)
+
+
 @BOTH
 def test_what_a_client_sends_is_counted(client: anthropic.Anthropic, model: str) -> None:
-    """What is said before the question makes the prompt longer; more than the context is counted too."""
+    """Tools and a system prompt make the prompt longer; more than the context is counted too."""
     more: list[dict[str, Any]] = [
         {"messages": QUESTION},
+        {"messages": QUESTION, "tools": [JUDGE]},
         {"messages": QUESTION, "system": "You know every capital of the world and answer at once. " * 3},
         {"messages": [{"role": "user", "content": "word " * 9000}]},
     ]
     plain, *longer = [client.messages.count_tokens(model=model, **fields).input_tokens for fields in more]
 
-    assert plain < longer[0] < 9000 < longer[1]
+    assert plain < min(longer)
+    assert longer[-1] > 9000
+
+
+@BOTH
+def test_results_of_tools_are_shown_to_the_model(client: anthropic.Anthropic, model: str) -> None:
+    """A round of tool use is part of the prompt, whatever the template, and the model can be kept from calling again."""
+    verdict = "A long verdict: yes, and no doubt about it."
+    call = {"type": "tool_use", "id": "toolu_1", "name": "judge", "input": {"sure": True}}
+    results = [{"type": "tool_result", "tool_use_id": "toolu_1", "content": verdict}]
+    history: Any = [*QUESTION, {"role": "assistant", "content": [call]}, {"role": "user", "content": results}]
+    asked: dict[str, Any] = {"model": model, "tools": [JUDGE], "tool_choice": {"type": "none"}}
+
+    answered = client.messages.create(messages=history, **asked, **GREEDY)
+
+    assert all(block.type == "text" for block in answered.content)
+    assert answered.stop_reason in ("end_turn", "max_tokens")
+    counts = [client.messages.count_tokens(messages=turns, **asked).input_tokens for turns in (QUESTION, history)]
+    assert counts[0] + verdict.count(" ") < counts[1]
+
+
+@BOTH
+def test_an_answer_in_a_form(client: anthropic.Anthropic, model: str) -> None:
+    """`output_config.format` holds the text to its schema, from any model and however it samples."""
+    schema = {
+        "type": "object",
+        "properties": {"sure": {"type": "boolean"}, "colour": {"enum": ["red", "green"]}},
+        "required": ["sure", "colour"],
+        "additionalProperties": False,
+    }
+    message = client.messages.create(
+        model=model,
+        max_tokens=100,
+        messages=QUESTION,
+        output_config={"format": {"type": "json_schema", "schema": schema}},
+    )
+
+    answer = json.loads(text_of(message))
+    assert {"sure", "colour"} == set(answer)
+    assert isinstance(answer["sure"], bool) and answer["colour"] in ("red", "green")
