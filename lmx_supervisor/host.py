@@ -16,6 +16,7 @@ from lmx_supervisor.catalog.registered import RegisteredModels
 from lmx_supervisor.config.load import LoadedConfig, Origin
 from lmx_supervisor.config.redact import secret_values
 from lmx_supervisor.config.schema import Config, models_directory
+from lmx_supervisor.core.events import PeakKnown
 from lmx_supervisor.core.policy import policy_of
 from lmx_supervisor.core.startup import StartupDecision, decide_startup
 from lmx_supervisor.observe.log_format import Redaction
@@ -83,6 +84,8 @@ async def running_service(
         supervisor = Supervisor(policy_of(config), _timing(config), run_dir)
         for saved in past.state.document.quarantine if past.state.document else ():
             supervisor.post(quarantine_known(saved))
+        for peak in past.state.document.memory_peaks if past.state.document else ():
+            supervisor.post(PeakKnown(peak.digest, peak.bytes))
         state = StateKeeper(home, supervisor, past.state.document, past.decision, os.getpid())
         registry = CompatibilityRegistry(home, supervisor, past.registry.document.rows if past.registry.document else ())
         live = LiveConfig(loaded, _applying_to(supervisor, redaction))

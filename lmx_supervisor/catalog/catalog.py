@@ -20,6 +20,8 @@ from lmx_supervisor.catalog.model_ids import check_model_id, unknown_model
 from lmx_supervisor.catalog.refusals import is_exhausted, unreadable
 from lmx_supervisor.catalog.registered import RegisteredModels
 from lmx_supervisor.catalog.scan import Found, found_at, scan
+from lmx_supervisor.catalog.shape import shape_of
+from lmx_supervisor.core.memory_need import ModelShape
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import ModelOnDisk
 
@@ -31,6 +33,8 @@ class CatalogEntry(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     format: ModelFormat
     size_bytes: int
+    shape: ModelShape
+    """What decides how much memory it needs."""
 
 
 class Catalog:
@@ -118,7 +122,11 @@ class Catalog:
 def _entry(model_id: str, path: Path) -> CatalogEntry:
     identified = identify(path)
     return CatalogEntry(
-        model_id=model_id, path=str(identified.path), format=identified.format, size_bytes=identified.size_bytes
+        model_id=model_id,
+        path=str(identified.path),
+        format=identified.format,
+        size_bytes=identified.size_bytes,
+        shape=shape_of(identified),
     )
 
 

@@ -24,7 +24,7 @@ _ELEMENTS_MAX = 2**48
 _STRING_BYTES_MAX = 16 * 1024**2
 _ARRAY_ITEMS_MAX = 2**24
 _WINDOW_BYTES = 1024**2
-_ALIGNMENT_KEY = b"general.alignment"
+_ALIGNMENT_KEY = "general.alignment"
 _DEFAULT_ALIGNMENT = 32
 
 # Metadata value types: fixed sizes, and the two that are not.
@@ -32,6 +32,10 @@ _VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12
 _UINT32 = 4
 _STRING = 8
 _ARRAY = 9
+_UNSIGNED = frozenset({0, 2, 4, 10})
+_SIGNED = frozenset({1, 3, 5, 11})
+_KEPT_ITEMS_MAX = 4096
+"""Longest array of numbers that is kept: one per layer."""
 
 # Tensor types: (elements, bytes) of one block. An unlisted type is new: its data is only known to start inside the file.
 _TENSOR_BLOCKS = {
@@ -50,6 +54,12 @@ class GgufHeader(msgspec.Struct, frozen=True, kw_only=True):
     tensors: int
     bytes_needed: int
     """Size the file must have to hold all tensor data."""
+    data_bytes: int
+    """Of the tensor data itself."""
+    numbers: dict[str, tuple[int, ...]]
+    """The metadata's whole numbers, and its arrays of them, by key."""
+    lengths: dict[str, int]
+    """How long its arrays of texts are, by key."""
 
 
 class _HeaderCutError(Exception):
@@ -96,30 +106,54 @@ def _read_header(path: Path, window: "_Window") -> GgufHeader:
         raise unknown_kind(path, f"it is {what}, and LMX reads little-endian versions 2 and 3")
     tensors = _bounded(window.unsigned(8), _TENSORS_MAX, "tensors")
     keys = _bounded(window.unsigned(8), _KEYS_MAX, "metadata keys")
-    alignment = _read_metadata(window, keys)
+    numbers: dict[str, tuple[int, ...]] = {}
+    lengths: dict[str, int] = {}
+    _read_metadata(window, keys, numbers, lengths)
+    (alignment,) = numbers.get(_ALIGNMENT_KEY, (_DEFAULT_ALIGNMENT,))
     data_bytes = max((_read_tensor_end(window) for _ in range(tensors)), default=0)
     data_start = -(-window.position // alignment) * alignment
-    return GgufHeader(version=version, tensors=tensors, bytes_needed=data_start + data_bytes if tensors else window.position)
+    return GgufHeader(
+        version=version,
+        tensors=tensors,
+        bytes_needed=data_start + data_bytes if tensors else window.position,
+        data_bytes=data_bytes,
+        numbers=numbers,
+        lengths=lengths,
+    )
 
 
-def _read_metadata(window: "_Window", keys: int) -> int:
-    """Step over all metadata; returns the alignment of the tensor data in bytes."""
-    alignment = _DEFAULT_ALIGNMENT
+def _read_metadata(window: "_Window", keys: int, numbers: dict[str, tuple[int, ...]], lengths: dict[str, int]) -> None:
+    """Step over all metadata, and keep its whole numbers and the lengths of its lists of texts."""
     for _ in range(keys):
-        name = window.take(_bounded(window.unsigned(8), _STRING_BYTES_MAX, "bytes of a key"))
+        name = window.take(_bounded(window.unsigned(8), _STRING_BYTES_MAX, "bytes of a key")).decode("utf-8", "replace")
         kind = window.unsigned(4)
-        if name == _ALIGNMENT_KEY and kind == _UINT32:
-            alignment = window.unsigned(4)
-            if alignment == 0 or alignment & (alignment - 1):
-                raise _HeaderDamagedError(f"alignment {alignment} is not a power of two")
-        elif kind == _STRING:
+        if kind == _STRING:
             window.skip_strings(1)
         elif kind == _ARRAY:
             item, items = window.unsigned(4), _bounded(window.unsigned(8), _ARRAY_ITEMS_MAX, "array items")
-            window.skip_strings(items) if item == _STRING else window.skip(items * _value_bytes(item))
+            if item == _STRING:
+                lengths[name] = items
+                window.skip_strings(items)
+            elif items <= _KEPT_ITEMS_MAX:
+                numbers[name] = tuple(_read_number(window, item) for _ in range(items))
+            else:
+                window.skip(items * _value_bytes(item))
         else:
-            window.skip(_value_bytes(kind))
-    return alignment
+            numbers[name] = (_read_number(window, kind),)
+            if name == _ALIGNMENT_KEY and (kind != _UINT32 or not _is_power_of_two(numbers[name][0])):
+                raise _HeaderDamagedError(f"alignment {numbers[name][0]} is not a power of two")
+
+
+def _read_number(window: "_Window", kind: int) -> int:
+    """A whole number; 0 for a value of another kind, which is stepped over."""
+    raw = window.take(_value_bytes(kind))
+    if kind in _UNSIGNED or kind in _SIGNED:
+        return int.from_bytes(raw, "little", signed=kind in _SIGNED)
+    return 0
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0
 
 
 def _read_tensor_end(window: "_Window") -> int:

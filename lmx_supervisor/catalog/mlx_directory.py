@@ -59,7 +59,7 @@ def check_mlx_directory(directory: Path) -> None:
         _decode(directory / CONFIG_FILE, _ModelConfig)
     except _BrokenFileError as broken:
         raise unknown_kind(directory, f"{CONFIG_FILE} {broken}") from None
-    shards = _shard_names(directory)
+    shards = shard_names(directory)
     missing = [name for name in shards if not (directory / name).is_file()]
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
         missing.append(_TOKENIZER_FILES[0])
@@ -70,7 +70,8 @@ def check_mlx_directory(directory: Path) -> None:
         raise incomplete(directory, _listed(cut))
 
 
-def _shard_names(directory: Path) -> list[str]:
+def shard_names(directory: Path) -> list[str]:
+    """The files with the weights. Raises `Refusal` MODEL_INCOMPLETE when they cannot be told."""
     if (directory / _INDEX_FILE).is_file():
         try:
             names = sorted(set(_decode(directory / _INDEX_FILE, _Index).weight_map.values()))
@@ -114,6 +115,14 @@ def _shard_problems(path: Path) -> list[str]:
         return ["is not a safetensors file"]
     needed_bytes = 8 + header_bytes + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
     return [f"lacks {needed_bytes - size_bytes} of {needed_bytes} bytes"] if needed_bytes > size_bytes else []
+
+
+def read_config(directory: Path) -> dict[str, object]:
+    """config.json of a whole model; empty when it is not a JSON object."""
+    try:
+        return _decode(directory / CONFIG_FILE, dict[str, object])
+    except _BrokenFileError:
+        return {}
 
 
 def _decode(path: Path, kind: type[Decoded]) -> Decoded:

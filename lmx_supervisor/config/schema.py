@@ -131,6 +131,23 @@ class SupervisionConfig(Section, frozen=True, kw_only=True):
     null: no bound."""
 
 
+class MemoryConfig(Section, frozen=True, kw_only=True):
+    """How much of this host's memory may be used, and what gives way."""
+
+    max_memory_percent: Annotated[int, Meta(ge=50, le=99)] = limits.MEMORY_THRESHOLD_PERCENT
+    """A load that would bring the host (or its cgroup) above this share of its memory is refused."""
+    auto_evict_lru: bool = True
+    """Unload idle models, the least recently used first, for a load that would not fit otherwise; never one that is pinned."""
+    ttl_enabled: bool = False
+    """Unload models that have been idle for `ttl_seconds`; a load's own `keep_alive_sec` goes before, and counts always."""
+    ttl_seconds: Annotated[int, Meta(ge=60, le=limits.KEEP_ALIVE_SECONDS_MAX)] = limits.IDLE_TTL_SECONDS
+    """How long a model may be idle, from the end of its last request."""
+    ttl_check_interval_sec: Annotated[int, Meta(ge=10, le=86400)] = limits.IDLE_CHECK_SECONDS
+    """How often that is looked at."""
+    load_shedding_percent: Annotated[float, Meta(ge=50, le=99.9)] = limits.LOAD_SHEDDING_PERCENT
+    """Above this share of memory in use, requests are refused until it is less; what relieves the pressure is let in."""
+
+
 class LoggingConfig(Section, frozen=True, kw_only=True):
     """What is logged, how and where."""
 
@@ -163,6 +180,7 @@ class Config(Section, frozen=True, kw_only=True):
     server: ServerConfig = ServerConfig()
     models: ModelsConfig = ModelsConfig()
     supervision: SupervisionConfig = SupervisionConfig()
+    memory: MemoryConfig = MemoryConfig()
     logging: LoggingConfig = LoggingConfig()
     security: SecurityConfig = SecurityConfig()
 

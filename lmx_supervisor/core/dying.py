@@ -77,6 +77,7 @@ class Dying:
             self._slot_lost_its_worker(slot, incarnation, verdict, now)
         elif cause is not KillCause.STOP:
             self._roster.spare_died(incarnation, verdict, now)
+        self._loading.send_waiting_loads(now)
 
     def _slot_lost_its_worker(self, slot: Slot, incarnation: Incarnation, verdict: Verdict, now: float) -> None:
         self._forgive_after_sustained_service(slot, now)

@@ -1,9 +1,11 @@
 """Everything that can happen to the fleet. `Fleet.handle` takes these and nothing else."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from lmx_protocol.messages import AnyRequest, FromWorker, ModelSpec
 from lmx_supervisor.core.exit_reason import ExitObservation, Verdict
+from lmx_supervisor.core.memory_need import MemoryNeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,10 @@ class LoadWanted:
     """Try even a quarantined model."""
     size_bytes: int = 0
     """Of the model's files: the least that it will need."""
+    need: MemoryNeed | None = None
+    """What it will need; None: that cannot be told, and nothing is claimed."""
+    keep_alive_seconds: float | None = None
+    """How long it may be idle before it is unloaded; 0: for ever. None: as the configuration says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,29 @@ class MemoryChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class HostMemoryRead:
+    """The memory of this host at this moment."""
+
+    total_bytes: int
+    available_bytes: int
+    resident_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Incarnation → what this very reading counts as used by that worker; where it is not known, its own word is taken."""
+
+    @property
+    def used_percent(self) -> float:
+        """Of the total."""
+        return 100.0 * (self.total_bytes - self.available_bytes) / self.total_bytes if self.total_bytes else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PeakKnown:
+    """What a model, loaded in a certain way, cost at its peak before this start."""
+
+    digest: str
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed; due deadlines act."""
 
@@ -158,5 +187,7 @@ Event = (
     | FilesChanged
     | Exited
     | MemoryChecked
+    | HostMemoryRead
+    | PeakKnown
     | Tick
 )

@@ -90,6 +90,7 @@ class KillCause(StrEnum):
     VIOLATION = "violation"
     VERSION = "version"
     MEMORY_LOST = "memory_lost"
+    NO_ROOM = "no_room"
     MEMORY_HIGH = "memory_high"
     MEMORY_LIMIT = "memory_limit"
 
@@ -191,6 +192,10 @@ _KILL_TEXTS: dict[KillCause, tuple[ExitReason, str]] = {
         "it was killed because it broke the protocol, a bug in its backend; report it with what `lmx crashes show` says",
     ),
     KillCause.VERSION: (ExitReason.PROTOCOL, "it speaks another protocol version than the supervisor; reinstall LMX"),
+    KillCause.NO_ROOM: (
+        ExitReason.WILL_NOT_FIT,
+        f"it was not told to load, because the host's memory was taken meanwhile; {_LESS_MEMORY}",
+    ),
     KillCause.MEMORY_HIGH: (
         ExitReason.MEMORY_EXCEEDED,
         f"it was replaced in order because it came close to the limit of its memory; {_MORE_MEMORY}",

@@ -27,16 +27,18 @@ from lmx_supervisor.core.actions import Action, AllStopped
 from lmx_supervisor.core.containment import Containment
 from lmx_supervisor.core.dying import Dying
 from lmx_supervisor.core.exit_reason import ExitObservation, KillCause
+from lmx_supervisor.core.host_watch import HostWatch
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.loading import Loading
 from lmx_supervisor.core.memory_return import MemoryReturn
-from lmx_supervisor.core.memory_watch import MemoryWatch
+from lmx_supervisor.core.memory_watch import MemoryMark, MemoryWatch, memory_mark
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.readiness import ReadinessWatch
 from lmx_supervisor.core.roster import Roster
 from lmx_supervisor.core.serving import ForeignEventError, Serving
-from lmx_supervisor.core.slot import Slot
+from lmx_supervisor.core.slot import SERVING, Slot
 from lmx_supervisor.core.state import FleetState
+from lmx_supervisor.core.unloading import Unloading
 
 
 class Fleet:
@@ -50,6 +52,8 @@ class Fleet:
         self._loading = Loading(self._state, self._roster, self._serving, memory_return)
         self._dying = Dying(self._state, self._roster, self._serving, self._loading, memory_return)
         self._memory = MemoryWatch(self._state, self._roster, self._serving)
+        self._unloading = Unloading(self._state, self._loading, self._serving)
+        self._host = HostWatch(self._state)
         self._containment = Containment(self._state)
         self._readiness = ReadinessWatch()
         self._drain_until = 0.0
@@ -71,6 +75,8 @@ class Fleet:
             e.FilesChanged: self._loading.files_changed,
             e.Exited: self._dying.exited,
             e.MemoryChecked: self._loading.memory_checked,
+            e.HostMemoryRead: lambda event, _: self._host.read(event),
+            e.PeakKnown: lambda event, _: self._state.peaks.note(event.digest, event.peak_bytes),
             e.Tick: self._tick,
         }
 
@@ -92,6 +98,7 @@ class Fleet:
         """Take in one event at monotonic second `now` and say what is to be done about it, in order."""
         self._forgive_gap(now)
         self._handlers[type(event)](event, now)
+        self._unloading.settle_evictions(now)
         for change in self._readiness.changes(self._state.slots):
             self._state.emit(change)
         self._tell_if_all_stopped()
@@ -148,6 +155,7 @@ class Fleet:
             return f"{type(message).__name__} before Hello"
         if isinstance(message, Beat):
             incarnation.note_beat(message, now)
+            self._learn_peak(slot, incarnation)
         elif isinstance(message, Imported):
             incarnation.imported_at = incarnation.last_progress_at = now
             incarnation.backend_version = message.backend_version
@@ -167,6 +175,12 @@ class Fleet:
             assert isinstance(message, StepEvents)
             return self._hear_step(slot, incarnation, message, now)
         return None
+
+    def _learn_peak(self, slot: Slot | None, incarnation: Incarnation) -> None:
+        """What a serving worker costs at its peak; not what one costs that leaks and is about to be replaced."""
+        mark = memory_mark(incarnation.footprint_bytes, self._state.policy)
+        if slot is not None and slot.state in SERVING and mark is MemoryMark.NONE:
+            self._state.peaks.note(slot.digest, incarnation.peak_footprint_bytes or 0)
 
     def _hear_hello(self, slot: Slot | None, incarnation: Incarnation, message: Hello, now: float) -> str | None:
         if not is_compatible(message.protocol):
@@ -234,6 +248,9 @@ class Fleet:
                 self._loading.begin(slot, now, "the backoff is over")
             elif slot.state is WorkerState.DRAINING and slot.running and now >= slot.drain_until:
                 self._loading.cut_drain(slot, now)
+        if not self._state.draining:
+            self._unloading.unload_idle(now)
+        self._loading.send_waiting_loads(now)
         self._roster.climb(now)
         self._roster.dismiss_unused_spares(now)
         self._roster.keep_spares(now)

@@ -13,6 +13,7 @@ class WantedModel:
 
     spec: ModelSpec
     backend: str
+    keep_alive_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Lasting:
     wanted: tuple[WantedModel, ...]
     quarantined: tuple[QuarantinedModel, ...]
     workers: tuple[LivingWorker, ...]
+    peaks: tuple[tuple[str, int], ...]
+    """What models cost at their peak: digest and bytes, the latest noted last."""
     draining: bool
     """Nothing is wanted any more: the service is stopping."""
 
@@ -51,7 +54,7 @@ def lasting(state: FleetState) -> Lasting:
     slots = state.slots.values()
     incarnations = state.incarnations.values()
     return Lasting(
-        wanted=tuple(WantedModel(slot.spec, slot.backend) for slot in slots if slot.wanted),
+        wanted=tuple(WantedModel(slot.spec, slot.backend, slot.keep_alive_seconds) for slot in slots if slot.wanted),
         quarantined=tuple(
             QuarantinedModel(
                 spec=slot.spec,
@@ -65,5 +68,6 @@ def lasting(state: FleetState) -> Lasting:
             if slot.quarantine_reason is not None
         ),
         workers=tuple(LivingWorker(worker.name, worker.pid) for worker in incarnations if worker.pid is not None),
+        peaks=tuple(state.peaks),
         draining=state.draining,
     )

@@ -3,6 +3,7 @@
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequestEvent, Load, Loaded
 from lmx_protocol.states import WorkerState
+from lmx_supervisor.core import admission
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.actions import LoadSettled, OrderRefused, QuarantineSettled, Send, UnloadSettled
 from lmx_supervisor.core.canary import canary_for, canary_passed
@@ -11,7 +12,7 @@ from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.memory_return import MemoryReturn
 from lmx_supervisor.core.roster import Roster
 from lmx_supervisor.core.serving import Serving, quarantine_text
-from lmx_supervisor.core.slot import SERVING, STARTING, Slot
+from lmx_supervisor.core.slot import SERVING, STARTING, Slot, StopReason
 from lmx_supervisor.core.state import FleetState
 
 _TERMINAL_SLOTS_MAX = 64
@@ -38,6 +39,8 @@ class Loading:
         if slot is None:
             slot = state.slots[order.spec.model_id] = Slot(order.spec, order.backend, digest=order.digest, state_since=now)
             self._forget_old_terminal_slots()
+        if order.keep_alive_seconds is not None:
+            slot.keep_alive_seconds = order.keep_alive_seconds
         if slot.state in SERVING:
             state.emit(LoadSettled(order.order_id, slot.model_id, True, None, None))
         elif slot.state is WorkerState.DRAINING:
@@ -72,12 +75,14 @@ class Loading:
     def unload_wanted(self, order: e.UnloadWanted, now: float) -> None:
         """Drain a slot, or refuse when there is none."""
         slot = self._state.slots.get(order.model_id)
-        if slot is None or slot.state is WorkerState.STOPPED:
+        if slot is None:
             text = f"Model '{order.model_id}' is not loaded."
             self._state.emit(OrderRefused(order.order_id, ErrorCode.MODEL_NOT_FOUND, text))
             return
         slot.unload_orders.append(order.order_id)
-        slot.wanted = False
+        slot.wanted = slot.comes_back = False
+        slot.evicted_for = None
+        slot.stop_reason = StopReason.MANUAL
         slot.unloaded = True
         self._cancel_loads(slot, slot.reload_orders)
         self.drain_slot(slot, now + self._state.policy.drain_seconds, now, "an unload was asked for")
@@ -126,8 +131,15 @@ class Loading:
 
     # --- starting ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, slot: Slot, now: float, why: str) -> None:
-        """Give a slot a process: the warm spare if there is one, else a new one."""
+    def begin(self, slot: Slot, now: float, why: str, *, may_evict: bool = True) -> None:
+        """Claim a slot's memory and give it a process: the warm spare if there is one, else a new one."""
+        claimed = admission.claim(self._state, slot, may_evict=may_evict and self._state.policy.auto_evict_lru)
+        if isinstance(claimed, admission.Denied):
+            self._does_not_fit(slot, claimed.text, now)
+            return
+        for victim in claimed.evict:
+            self._evict(self._state.slots[victim.model_id], slot, victim.bytes, now)
+        slot.evicted_for, slot.comes_back, slot.stop_reason = None, False, StopReason.MANUAL
         slot.move(WorkerState.SPAWNING, now, why)
         slot.loading_since = now
         slot.unloaded = False
@@ -144,6 +156,33 @@ class Loading:
         slot.note(now, f"took the warm spare {spare.name}, pid {spare.pid}")
         self.send_load(slot, spare, now)
 
+    def _evict(self, victim: Slot, beneficiary: Slot, freed_bytes: int, now: float) -> None:
+        victim.evicted_for, victim.stop_reason = beneficiary.model_id, StopReason.LRU
+        idle_seconds = now - victim.last_used_at if victim.last_used_at is not None else None
+        self._state.tell(
+            "model_evicted",
+            model_id=victim.model_id,
+            for_model_id=beneficiary.model_id,
+            reason=victim.stop_reason,
+            idle_seconds=idle_seconds,
+            memory_bytes=freed_bytes,
+        )
+        until = now + self._state.policy.drain_seconds
+        self.drain_slot(victim, until, now, f"it was idle, and '{beneficiary.model_id}' needs its memory")
+
+    def _does_not_fit(self, slot: Slot, text: str, now: float) -> None:
+        """Its claim was denied. A wanted model that is down tries again; any other is not loaded."""
+        self._state.tell("load_refused", model_id=slot.model_id, reason="insufficient_memory", text=text, alarming=True)
+        self.refuse_loads(slot, ErrorCode.INSUFFICIENT_MEMORY, text)
+        slot.note(now, text)
+        if slot.state is WorkerState.BACKOFF:
+            slot.restart_at = now + self._state.policy.restart_max_seconds
+            return
+        slot.wanted = False
+        if slot.state is WorkerState.STOPPED and slot.evicted_for is None:
+            self._serving.refuse_waiting(slot, ErrorCode.INSUFFICIENT_MEMORY, text)
+            del self._state.slots[slot.model_id]
+
     def send_load(self, slot: Slot, incarnation: Incarnation, now: float) -> None:
         """The worker is there: tell it what to load, once the memory of the dead is known to be back."""
         if self._memory_return.is_being_verified:
@@ -154,6 +193,13 @@ class Loading:
             incarnation.load_refusal, incarnation.load_refusal_code = problem, ErrorCode.INSUFFICIENT_MEMORY
             self._roster.end(incarnation, KillCause.MEMORY_LOST, now)
             return
+        go_on = admission.may_go_on(self._state, slot)
+        if isinstance(go_on, admission.Denied):
+            incarnation.load_refusal, incarnation.load_refusal_code = go_on.text, ErrorCode.INSUFFICIENT_MEMORY
+            self._roster.end(incarnation, KillCause.NO_ROOM, now)
+            return
+        if not go_on:
+            return
         slot.move(WorkerState.LOADING, now, "the worker reported for duty")
         incarnation.load_sent_at = now
         incarnation.last_progress_at = now
@@ -162,6 +208,12 @@ class Loading:
     def memory_checked(self, event: e.MemoryChecked, now: float) -> None:
         """A check of a dead worker's memory ended: loads that waited for it may go on, or are refused."""
         self._memory_return.checked(event)
+        self.send_waiting_loads(now)
+
+    def send_waiting_loads(self, now: float) -> None:
+        """Memory may have come back: let the loads go on that waited for it."""
+        if self._memory_return.is_being_verified:
+            return
         for slot in list(self._state.slots.values()):
             incarnation = self._state.incarnation_of(slot)
             at_duty = incarnation is not None and incarnation.hello_at is not None and incarnation.ladder is None
@@ -252,6 +304,10 @@ class Loading:
             slot.drain_until = min(slot.drain_until, until)
         elif slot.state is WorkerState.QUARANTINED:
             self._settle_unloads(slot, None)
+        elif slot.state is WorkerState.STOPPED:
+            # Evicted and gone already: there is only its return to give up.
+            self._settle_unloads(slot, None)
+            del self._state.slots[slot.model_id]
         else:
             slot.move(WorkerState.STOPPED, now, why)
             self.stopped(slot, None, now)
@@ -274,17 +330,31 @@ class Loading:
         """A slot has come to rest on purpose: tell who waited, start again if somebody asked meanwhile, else forget it."""
         self._cancel_loads(slot, slot.load_orders)
         self._settle_unloads(slot, freed_bytes)
-        self._state.tell("model_unloaded", model_id=slot.model_id, memory_freed_bytes=freed_bytes, reason="manual")
+        self._state.tell("model_unloaded", model_id=slot.model_id, memory_freed_bytes=freed_bytes, reason=slot.stop_reason)
         slot.load_orders, slot.reload_orders = slot.reload_orders, []
-        if slot.load_orders and not self._state.draining:
-            self.begin(slot, now, "a load was asked for while it was stopping")
-            return
+        if not self._state.draining:
+            if slot.load_orders:
+                self.begin(slot, now, "a load was asked for while it was stopping")
+                return
+            if slot.returns:
+                self.bring_back(slot, now)
+                return
+            if slot.evicted_for is not None:
+                return
         self.refuse_loads(slot, ErrorCode.SHUTTING_DOWN, "The server is shutting down.")
         self._serving.refuse_waiting(slot, ErrorCode.SHUTTING_DOWN, "The server is shutting down.")
         if slot.quarantine_reason is not None:
             slot.move(WorkerState.QUARANTINED, now, "it was forced and has not served")
             return
         del self._state.slots[slot.model_id]
+
+    def bring_back(self, slot: Slot, now: float) -> None:
+        """Start a model again that the service itself had unloaded."""
+        undone = slot.stop_reason is StopReason.LRU
+        why = "the load it made room for failed" if undone else "a request came while it was unloaded for idleness"
+        slot.wanted = True
+        self._state.tell("model_brought_back", model_id=slot.model_id, reason=slot.stop_reason, text=why)
+        self.begin(slot, now, why, may_evict=not undone)
 
     def _cancel_loads(self, slot: Slot, order_ids: list[str]) -> None:
         text = f"The load of model '{slot.model_id}' was cancelled by an unload."
@@ -311,5 +381,5 @@ class Loading:
 
 def _take_order(slot: Slot, order: e.LoadWanted) -> None:
     slot.spec, slot.backend, slot.digest = order.spec, order.backend, order.digest
-    slot.size_bytes = order.size_bytes
+    slot.size_bytes, slot.need = order.size_bytes, order.need
     slot.gpu_ooms, slot.stepped_down = 0, False

@@ -30,6 +30,12 @@ class Policy:
     restart_max_in_window: int = limits.RESTART_MAX_IN_WINDOW
     quarantine_threshold: int = limits.QUARANTINE_THRESHOLD
     worker_memory_bytes_max: int | None = None
+    memory_max_percent: float = limits.MEMORY_THRESHOLD_PERCENT
+    load_shedding_percent: float = limits.LOAD_SHEDDING_PERCENT
+    auto_evict_lru: bool = True
+    ttl_enabled: bool = False
+    ttl_seconds: float = limits.IDLE_TTL_SECONDS
+    ttl_check_interval_seconds: float = limits.IDLE_CHECK_SECONDS
     queue_per_model: int = limits.QUEUE_PER_MODEL
     queue_total: int = limits.QUEUE_TOTAL
     queue_wait_seconds: float = limits.QUEUE_WAIT_SECONDS
@@ -38,7 +44,7 @@ class Policy:
 
 def policy_of(config: Config) -> Policy:
     """The policy a configuration asks for."""
-    supervision, models = config.supervision, config.models
+    supervision, models, memory = config.supervision, config.models, config.memory
     return Policy(
         hello_seconds=supervision.hello_seconds,
         load_stall_seconds=supervision.load_stall_seconds,
@@ -60,6 +66,12 @@ def policy_of(config: Config) -> Policy:
         restart_max_in_window=supervision.restart_max_in_window,
         quarantine_threshold=supervision.quarantine_threshold,
         worker_memory_bytes_max=supervision.worker_memory_bytes_max,
+        memory_max_percent=memory.max_memory_percent,
+        load_shedding_percent=memory.load_shedding_percent,
+        auto_evict_lru=memory.auto_evict_lru,
+        ttl_enabled=memory.ttl_enabled,
+        ttl_seconds=memory.ttl_seconds,
+        ttl_check_interval_seconds=memory.ttl_check_interval_sec,
         queue_per_model=models.queue_per_model,
         queue_total=models.queue_total,
         queue_wait_seconds=models.queue_wait_seconds,

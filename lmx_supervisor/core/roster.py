@@ -11,7 +11,7 @@ from lmx_supervisor.core.incarnation import Incarnation, Ladder
 from lmx_supervisor.core.slot import SERVING, STARTING
 from lmx_supervisor.core.state import FleetState
 
-_POLITE = frozenset({KillCause.STOP, KillCause.CANARY_FAILED, KillCause.MEMORY_HIGH, KillCause.MEMORY_LOST})
+_POLITE = frozenset({KillCause.STOP, KillCause.CANARY_FAILED, KillCause.MEMORY_HIGH, KillCause.MEMORY_LOST, KillCause.NO_ROOM})
 _AT_ONCE = frozenset(
     {KillCause.VIOLATION, KillCause.VERSION, KillCause.NO_HELLO, KillCause.FILES_CHANGED, KillCause.MEMORY_LIMIT}
 )

@@ -9,7 +9,7 @@ from lmx_protocol.messages import AnyRequest, AnyRequestEvent
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.event_log import Gap, LoggedEvent
-from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.core.views import FleetView, MemoryView
 
 
 class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +23,8 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
     allow_unsupported_runtime: bool = False
     """Try even a quarantined model."""
     slots: int | None = None
+    keep_alive_seconds: float | None = None
+    """How long the model may be idle before it is unloaded; 0: for ever. None: as the configuration says."""
 
 
 class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +163,16 @@ class Service(Protocol):
 
     def status(self) -> ServiceStatus:
         """The service at this moment."""
+
+    def memory(self) -> MemoryView:
+        """How the host's memory is shared out at this moment."""
+
+    @property
+    def is_shedding(self) -> bool:
+        """Whether the host is so full that only what relieves or explains the pressure may pass."""
+
+    def note_shed(self) -> None:
+        """A request was refused for that reason."""
 
     @property
     def events(self) -> EventFeed:

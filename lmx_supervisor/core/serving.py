@@ -29,6 +29,7 @@ from lmx_supervisor.core.slot import COMING, SERVING, Slot
 from lmx_supervisor.core.state import FleetState
 
 _ENDED_REMEMBERED_MAX = 1024
+_GONE = frozenset({WorkerState.STOPPED, WorkerState.FAILED, WorkerState.DRAINING})
 
 
 class ForeignEventError(Exception):
@@ -68,8 +69,7 @@ class Serving:
         model, state = request.model_id, self._state
         if state.draining:
             return failed(ErrorCode.SHUTTING_DOWN, "The server is shutting down; try again in a moment.", 5)
-        gone = slot is None or slot.state in (WorkerState.STOPPED, WorkerState.FAILED)
-        if slot is None or gone or (slot.state is WorkerState.DRAINING and not slot.reload_orders):
+        if slot is None or (slot.state in _GONE and not slot.keeps_its_line):
             code = ErrorCode.MODEL_TRUNCATED if slot is not None and lost_its_files(slot) else ErrorCode.MODEL_NOT_FOUND
             return failed(code, _not_loaded_text(model, slot))
         if slot.state is WorkerState.QUARANTINED:
@@ -288,7 +288,7 @@ class Serving:
                 continue
             slot.waiting.remove(request_id)
             self._state.ledger.end(request_id)
-            loading = slot.state in COMING
+            loading = slot.state in COMING or slot.state in _GONE
             code = ErrorCode.MODEL_LOADING if loading else ErrorCode.OVERLOADED
             why = "is still loading" if loading else "is busy"
             waited_seconds = self._state.policy.queue_wait_seconds

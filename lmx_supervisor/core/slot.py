@@ -2,11 +2,13 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from lmx_protocol import limits
 from lmx_protocol.messages import LoadProgress, ModelFacts, ModelSpec
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.exit_reason import Verdict
+from lmx_supervisor.core.memory_need import MemoryNeed
 from lmx_supervisor.core.restart_policy import FailureHistory
 
 S = WorkerState
@@ -35,6 +37,16 @@ class InvalidTransitionError(Exception):
     """A slot was asked for a move its table does not have; carries the slot's story."""
 
 
+class StopReason(StrEnum):
+    """On whose account a model is unloaded."""
+
+    MANUAL = "manual"
+    LRU = "lru"
+    """Another model needed its memory."""
+    TTL = "ttl"
+    """It was idle for too long."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoryLine:
     """One thing that happened to a slot, for operators and crash bundles."""
@@ -53,6 +65,18 @@ class Slot:
     """Of the model's files and load configuration, as they were when the load was asked for."""
     size_bytes: int = 0
     """Of the model's files."""
+    need: MemoryNeed | None = None
+    """What it was said to need."""
+    claimed_bytes: int = 0
+    """Reserved for it, from before its load until it has stopped or is given up."""
+    keep_alive_seconds: float | None = None
+    """How long it may be idle; 0: for ever. None: as the configuration says."""
+    stop_reason: StopReason = StopReason.MANUAL
+    """Why it drains or has drained."""
+    evicted_for: str | None = None
+    """The model that got its memory, until that one serves; if it never does, this one comes back."""
+    comes_back: bool = False
+    """It starts again when it has stopped, although nobody ordered that."""
     state: WorkerState = WorkerState.STOPPED
     state_since: float = 0.0
     wanted: bool = False
@@ -92,6 +116,26 @@ class Slot:
     def model_id(self) -> str:
         """The model this slot is for."""
         return self.spec.model_id
+
+    @property
+    def returns(self) -> bool:
+        """Whether a slot that is draining starts again afterwards."""
+        wanted_again = self.stop_reason is StopReason.TTL and bool(self.waiting)
+        return bool(self.reload_orders) or self.comes_back or wanted_again
+
+    @property
+    def keeps_its_line(self) -> bool:
+        """Whether requests may wait although its worker is leaving or has left: it may be back, or is started for them."""
+        if self.state is S.DRAINING:
+            is_coming = bool(self.reload_orders) or self.comes_back or self.stop_reason is StopReason.TTL
+            return is_coming or self.evicted_for is not None
+        return self.state is S.STOPPED and self.evicted_for is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it serves and nobody has anything to do with it."""
+        on_trial = self.quarantine_reason is not None
+        return self.state is S.READY and not (self.running or self.waiting or on_trial)
 
     def note(self, now: float, text: str) -> None:
         """Add a line to the story."""

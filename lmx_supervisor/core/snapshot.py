@@ -1,11 +1,12 @@
 """The fleet as readers see it, built on demand from the state."""
 
+from lmx_supervisor.core.budget import is_counted, sums
 from lmx_supervisor.core.health import is_suspect
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.readiness import readiness_of
 from lmx_supervisor.core.slot import Slot
 from lmx_supervisor.core.state import FleetState
-from lmx_supervisor.core.views import ExitView, FleetView, LoadProgressView, SpareView, WorkerView
+from lmx_supervisor.core.views import ExitView, FleetView, LoadProgressView, MemoryView, SpareView, WorkerView
 
 
 def fleet_view(state: FleetState, now: float, unix_now: float) -> FleetView:
@@ -21,6 +22,22 @@ def fleet_view(state: FleetState, now: float, unix_now: float) -> FleetView:
         requests_in_flight=leased,
         requests_waiting=waiting,
         draining=state.draining,
+    )
+
+
+def memory_view(state: FleetState) -> MemoryView:
+    """The budget at this moment."""
+    budget = sums(state)
+    if state.host is None or budget is None:
+        return MemoryView()
+    return MemoryView(
+        total_bytes=state.host.total_bytes,
+        available_bytes=state.host.available_bytes,
+        limit_bytes=budget.limit,
+        reserved_bytes=sum(budget.workers.values()),
+        others_bytes=budget.others + budget.processes,
+        free_bytes=max(0, budget.free),
+        shedding=state.shedding,
     )
 
 
@@ -55,6 +72,9 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         requests_waiting=len(slot.waiting),
         requests_total=slot.requests_total,
         tokens_total=slot.tokens_total,
+        reserved_bytes=slot.claimed_bytes if is_counted(slot) else 0,
+        keep_alive_seconds=slot.keep_alive_seconds,
+        evicted_for=slot.evicted_for,
         heartbeat_age_seconds=_heartbeat_age_seconds(incarnation, now),
         suspect=incarnation is not None and is_suspect(incarnation, slot, now, state.policy),
         last_exit=_exit_view(slot, now, unix_now),

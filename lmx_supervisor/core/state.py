@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 
 from lmx_supervisor.core.actions import Action, Tell
+from lmx_supervisor.core.events import HostMemoryRead
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.ledger import Ledger
+from lmx_supervisor.core.peaks import Peaks
 from lmx_supervisor.core.poison import Suspects
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.slot import Slot
@@ -22,6 +24,11 @@ class FleetState:
     suspects: Suspects = field(default_factory=Suspects)
     actions: list[Action] = field(default_factory=list)
     draining: bool = False
+    host: HostMemoryRead | None = None
+    """The last reading; without one nothing is refused for want of memory."""
+    shedding: bool = False
+    """The host is so full that only what relieves or explains the pressure is let in."""
+    peaks: Peaks = field(default_factory=Peaks)
 
     def emit(self, action: Action) -> None:
         """Ask the runtime for something."""

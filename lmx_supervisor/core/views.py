@@ -67,6 +67,12 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """Since its last heartbeat; None while it has not reported for duty."""
     unloaded: bool = False
     """In quarantine, and unloaded by an operator since it got there."""
+    reserved_bytes: int = 0
+    """Of the host's memory; 0 for a model that holds none."""
+    keep_alive_seconds: float | None = None
+    """How long it may be idle; 0: it is pinned. None: as the configuration says."""
+    evicted_for: str | None = None
+    """The model whose load it made room for, while that has not ended."""
 
 
 class SpareView(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,3 +96,19 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     def worker(self, model_id: str) -> WorkerView | None:
         """The slot of a model, or None."""
         return next((worker for worker in self.workers if worker.model_id == model_id), None)
+
+
+class MemoryView(msgspec.Struct, frozen=True, kw_only=True):
+    """How the host's memory is shared out. All in bytes; zeros before it was read for the first time."""
+
+    total_bytes: int = 0
+    available_bytes: int = 0
+    limit_bytes: int = 0
+    """What may be used by models and everybody else together."""
+    reserved_bytes: int = 0
+    """Promised to models; one that costs more than its reservation counts with what it costs."""
+    others_bytes: int = 0
+    """Used by everybody else, our spare workers included."""
+    free_bytes: int = 0
+    """What a load may still reserve."""
+    shedding: bool = False

@@ -1,6 +1,6 @@
 """The whole HTTP interface as one ASGI application: the routes, who may reach them, and the layers around them.
 
-    edge (id, log, failures) → framing → foreign sites → held bodies → router → key check → endpoint
+    edge (id, log, failures) → framing → foreign sites → shedding → held bodies → router → key check → endpoint
 
 Endpoints get the service by their constructor and know nothing of processes. The same application runs under `listener`, under
 any other ASGI server, and in tests without a socket.
@@ -18,6 +18,7 @@ from lmx_supervisor.gateway.admin.compatibility import AdminCompatibility
 from lmx_supervisor.gateway.admin.config import AdminConfig
 from lmx_supervisor.gateway.admin.crashes import AdminCrashes
 from lmx_supervisor.gateway.admin.events import AdminEvents
+from lmx_supervisor.gateway.admin.memory import AdminMemory
 from lmx_supervisor.gateway.admin.metrics import AdminMetrics
 from lmx_supervisor.gateway.admin.models import AdminModels
 from lmx_supervisor.gateway.admin.quarantine import AdminQuarantine
@@ -42,6 +43,7 @@ from lmx_supervisor.gateway.openapi.document import openapi
 from lmx_supervisor.gateway.probes import Probes
 from lmx_supervisor.gateway.problem import Problem
 from lmx_supervisor.gateway.response_store import ResponseStore
+from lmx_supervisor.gateway.shed import ShedLoad
 
 
 def create_app(service: Service) -> Starlette:
@@ -67,6 +69,7 @@ def create_app(service: Service) -> Starlette:
             Middleware(Edge),
             Middleware(RefuseBadHeaders),
             Middleware(RefuseForeignSites, service=service),
+            Middleware(ShedLoad, service=service),
             Middleware(BoundHeldBodies, service=service),
         ],
         exception_handlers={HTTPException: raise_as_problem},
@@ -122,6 +125,7 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/models/{model_id:path}/restart", models.restart, methods=["POST"]),
         Route("/quarantine/clear", AdminQuarantine(service).clear, methods=["POST"]),
         Route("/status", status.status),
+        Route("/memory", AdminMemory(service).show),
         Route("/health", status.health),
         Route("/events", AdminEvents(service).stream),
         Route("/metrics", AdminMetrics(service).scrape),

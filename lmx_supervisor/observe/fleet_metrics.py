@@ -7,21 +7,25 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from lmx_protocol import limits
 from lmx_protocol.states import Readiness, WorkerState
 from lmx_supervisor.core.service import ServiceStatus
-from lmx_supervisor.core.views import FleetView, WorkerView
+from lmx_supervisor.core.views import FleetView, MemoryView, WorkerView
 from lmx_supervisor.observe.units import gigabytes
 
 
 class FleetMetrics:
     """A collector for a registry."""
 
-    def __init__(self, fleet: Callable[[], FleetView], status: Callable[[], ServiceStatus]) -> None:
+    def __init__(
+        self, fleet: Callable[[], FleetView], status: Callable[[], ServiceStatus], memory: Callable[[], MemoryView]
+    ) -> None:
         self._fleet = fleet
         self._status = status
+        self._memory = memory
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as it is now. A fleet of more models than `METRIC_MODELS_MAX` shows that many of them."""
         fleet, status = self._fleet(), self._status()
         yield from _service_metrics(fleet, status)
+        yield from _memory_metrics(self._memory())
         yield from _worker_metrics(fleet.workers[: limits.METRIC_MODELS_MAX])
 
     def describe(self) -> Iterator[Metric]:
@@ -44,6 +48,17 @@ def _service_metrics(fleet: FleetView, status: ServiceStatus) -> Iterator[Metric
     yield GaugeMetricFamily("lmx_safe_mode", "1 when nothing was loaded because of a crash loop.", float(status.safe_mode))
 
 
+def _memory_metrics(memory: MemoryView) -> Iterator[Metric]:
+    for name, text, size_bytes in (
+        ("lmx_memory_limit_gb", "Memory that models and everybody else may use together.", memory.limit_bytes),
+        ("lmx_memory_reserved_gb", "Memory promised to models.", memory.reserved_bytes),
+        ("lmx_memory_others_gb", "Memory used by what is no model of ours.", memory.others_bytes),
+        ("lmx_memory_free_gb", "Memory that a load may still reserve.", memory.free_bytes),
+    ):
+        yield GaugeMetricFamily(name, text, gigabytes(size_bytes))
+    yield GaugeMetricFamily("lmx_load_shedding", "1 while requests are refused for want of memory.", float(memory.shedding))
+
+
 def _worker_metrics(workers: Sequence[WorkerView]) -> Iterator[Metric]:
     yield _one_hot("lmx_worker_state", "The state of a model's worker.", WorkerState, workers, lambda worker: worker.state)
     yield _one_hot(
@@ -58,6 +73,7 @@ def _worker_metrics(workers: Sequence[WorkerView]) -> Iterator[Metric]:
         return _per_model(GaugeMetricFamily(name, text, labels=("model",)), workers, value)
 
     yield gauge("lmx_worker_memory_bytes", "Memory footprint of a worker.", lambda worker: worker.footprint_bytes)
+    yield gauge("lmx_worker_reserved_bytes", "Memory reserved for a model.", lambda worker: worker.reserved_bytes)
     yield gauge(
         "lmx_worker_heartbeat_age_seconds", "Since a worker's last heartbeat.", lambda worker: worker.heartbeat_age_seconds
     )

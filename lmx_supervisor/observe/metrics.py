@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics, genera
 
 from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.service import ServiceStatus
-from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.core.views import FleetView, MemoryView
 from lmx_supervisor.observe.fleet_metrics import FleetMetrics
 from lmx_supervisor.observe.request_metrics import RequestMetrics
 from lmx_supervisor.observe.told_metrics import ToldMetrics
@@ -22,16 +22,21 @@ class Metrics:
         self,
         fleet: Callable[[], FleetView],
         status: Callable[[], ServiceStatus],
+        memory: Callable[[], MemoryView],
         on_request_completed: Callable[[Tell], None],
     ) -> None:
         self._registry = CollectorRegistry()
         self.requests = RequestMetrics(self._registry, on_request_completed)
         self._told = ToldMetrics(self._registry, self.requests.learn_model)
-        self._registry.register(FleetMetrics(fleet, status))
+        self._registry.register(FleetMetrics(fleet, status, memory))
 
     def take(self, tell: Tell) -> None:
         """Count what operators are told."""
         self._told.take(tell)
+
+    def note_shed(self) -> None:
+        """A request was refused because the host's memory is nearly used up."""
+        self._told.note_shed()
 
     def text(self) -> bytes:
         """Text format 0.0.4."""

@@ -7,8 +7,9 @@ from prometheus_client import CollectorRegistry, Counter
 
 from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.exit_reason import ExitReason
+from lmx_supervisor.core.slot import StopReason
 
-UNLOADED_BY_OPERATOR = "manual"
+UNLOADED_BY_OPERATOR = StopReason.MANUAL
 """Every other reason for an unload is the service's own: an eviction."""
 
 NO_MODEL = ""
@@ -28,12 +29,15 @@ class ToldMetrics:
         self._restarts = counter("lmx_worker_restarts", "Restarts after a crash.", "model", "reason")
         self._replays = counter("lmx_requests_replayed", "Requests that were given to a new worker after theirs died.")
         self._evictions = counter("lmx_model_evictions", "Models unloaded by the service itself.", "model")
+        self._unfitting = counter("lmx_loads_refused_for_memory", "Loads that did not fit.", "model")
+        self._shed = counter("lmx_requests_shed", "Requests refused because the host's memory was nearly used up.")
         self._incompatible = counter("lmx_model_compatibility_fail", "Failed checks of a model with its backend.", "model")
         self._handlers: Mapping[str, Callable[[str, Mapping[str, Any]], None]] = {
             "worker_exited": self._exited,
             "worker_restarting": lambda model, fields: self._restarts.labels(model, str(fields["reason"])).inc(),
             "request_replayed": lambda model, fields: self._replays.inc(),
             "model_unloaded": self._unloaded,
+            "load_refused": lambda model, fields: self._unfitting.labels(model).inc(),
             "model_compatibility_recorded": self._recorded,
         }
 
@@ -49,6 +53,10 @@ class ToldMetrics:
         handler = self._handlers.get(tell.kind)
         if handler is not None:
             handler(model, tell.fields)
+
+    def note_shed(self) -> None:
+        """Count a request that was refused; operators are told of the pressure, not of every request."""
+        self._shed.inc()
 
     def _exited(self, model: str, fields: Mapping[str, Any]) -> None:
         if fields["reason"] != ExitReason.STOPPED:

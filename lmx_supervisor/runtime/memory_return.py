@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 
 from lmx_protocol import limits
+from lmx_supervisor.core.service import HostMemory
 from lmx_supervisor.observe.host_memory import read_host_memory
 
 
@@ -18,13 +19,18 @@ class MemoryProbe:
     """Looks at the host's memory; tests put another reading in its place."""
 
     frees_before_exit = sys.platform == "linux"
-    _last_bytes = 0
+    _last: HostMemory | None = None
+
+    def host(self) -> HostMemory | None:
+        """The host's memory now; the reading before when it cannot be read, for want of descriptors say."""
+        with contextlib.suppress(OSError):
+            self._last = read_host_memory()
+        return self._last
 
     def available_bytes(self) -> int:
-        """What the machine has available now; the reading before when it cannot be read, for want of descriptors say."""
-        with contextlib.suppress(OSError):
-            self._last_bytes = read_host_memory().available_bytes
-        return self._last_bytes
+        """What the machine has available now, as far as that is known."""
+        host = self.host()
+        return host.available_bytes if host is not None else 0
 
 
 async def missing_until_back(

@@ -17,6 +17,7 @@ from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
 from lmx_supervisor.catalog.disk_calls import DiskCalls
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
+from lmx_supervisor.core.memory_need import memory_need
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
     Answer,
@@ -31,7 +32,7 @@ from lmx_supervisor.core.service import (
 )
 from lmx_supervisor.core.slot import COMING, SERVING
 from lmx_supervisor.core.startup import StartupDecision
-from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.core.views import FleetView, MemoryView
 from lmx_supervisor.observe.event_bus import EventBus
 from lmx_supervisor.observe.host_memory import read_host_memory
 from lmx_supervisor.observe.log_format import Redaction
@@ -84,7 +85,7 @@ class LocalService:
         self._started_at_unix = time.time()
         self._startup_complete = False
         self._events = EventBus(redaction)
-        self._metrics = Metrics(self.fleet, self.status, on_request_completed=self._events.take)
+        self._metrics = Metrics(self.fleet, self.status, self.memory, on_request_completed=self._events.take)
         for listener in (self._events.take, self._metrics.take):
             supervisor.subscribe(listener)
 
@@ -110,6 +111,19 @@ class LocalService:
             crash_loop_detected=self._startup.crash_loop_detected,
             startup_count=self._startup.startup_count,
         )
+
+    def memory(self) -> MemoryView:
+        """How the host's memory is shared out at this moment."""
+        return self._supervisor.memory()
+
+    @property
+    def is_shedding(self) -> bool:
+        """Whether the host is so full that only what relieves or explains the pressure may pass."""
+        return self._supervisor.is_shedding
+
+    def note_shed(self) -> None:
+        """A request was refused for that reason."""
+        self._metrics.note_shed()
 
     @property
     def events(self) -> EventBus:
@@ -145,7 +159,7 @@ class LocalService:
             "config_reloaded",
             updated=reload.updated,
             ignored=reload.ignored,
-            memory_threshold=limits.MEMORY_THRESHOLD_PERCENT,
+            memory_threshold=self.config.memory.max_memory_percent,
             log_level=self.config.logging.level,
         )
         return ReloadOutcome(updated=reload.updated, ignored=reload.ignored)
@@ -210,9 +224,15 @@ class LocalService:
         if saved is None:
             return await self._load(LoadOrder(model_id=model_id), at_start=True)
         spec = plain_spec(saved.spec)
-        await self._catalog.look_at(model_id, spec.path)
+        entry = await self._catalog.look_at(model_id, spec.path)
         return await self._supervisor.load(
-            spec, saved.backend, digest=await self._catalog.digest(spec, saved.backend), at_start=True
+            spec,
+            saved.backend,
+            digest=await self._catalog.digest(spec, saved.backend),
+            at_start=True,
+            size_bytes=entry.size_bytes,
+            need=memory_need(entry.shape, spec),
+            keep_alive_seconds=saved.keep_alive_seconds,
         )
 
     def _start_load(self, model_id: str, work: Coroutine[None, None, LoadOutcome]) -> "asyncio.Task[LoadOutcome]":
@@ -232,7 +252,9 @@ class LocalService:
         if order.path is None and worker is not None and worker.state in SERVING | COMING:
             # Its files may be gone by now; that is no reason to refuse what is served already. The core decides what follows.
             spec = self._spec(order, worker.model_id, worker.path, worker.format)
-            return await self._supervisor.load(spec, worker.backend, at_start=at_start)
+            return await self._supervisor.load(
+                spec, worker.backend, at_start=at_start, keep_alive_seconds=order.keep_alive_seconds
+            )
         if order.path is None:
             entry = await self._catalog.resolve(order.model_id)
         else:
@@ -247,6 +269,8 @@ class LocalService:
             at_start=at_start,
             force=order.allow_unsupported_runtime,
             size_bytes=entry.size_bytes,
+            need=memory_need(entry.shape, spec),
+            keep_alive_seconds=order.keep_alive_seconds,
         )
 
     def _spec(self, order: LoadOrder, model_id: str, path: str, format_: ModelFormat) -> ModelSpec:

@@ -25,6 +25,14 @@ class SavedModel(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: SavedSpec
     backend: str
+    keep_alive_seconds: float | None = None
+
+
+class SavedPeak(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model, loaded in a certain way, cost at its peak."""
+
+    digest: str
+    bytes: int
 
 
 class SavedQuarantine(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +87,8 @@ class RuntimeState(Document, frozen=True, kw_only=True):
     quarantine: tuple[SavedQuarantine, ...] = ()
     crash_history: tuple[SavedCrash, ...] = ()
     workers: tuple[SavedWorker, ...] = ()
+    memory_peaks: tuple[SavedPeak, ...] = ()
+    """The latest noted last."""
 
 
 def last_run(state: RuntimeState | None) -> LastRun:
@@ -94,7 +104,7 @@ def last_run(state: RuntimeState | None) -> LastRun:
 
 def saved_model(model: WantedModel) -> SavedModel:
     """For the file."""
-    return SavedModel(spec=_saved_spec(model.spec), backend=model.backend)
+    return SavedModel(spec=_saved_spec(model.spec), backend=model.backend, keep_alive_seconds=model.keep_alive_seconds)
 
 
 def plain_spec(saved: SavedSpec) -> ModelSpec:

@@ -16,6 +16,7 @@ from lmx_supervisor.runtime.state_file import (
     RuntimeState,
     SavedCrash,
     SavedModel,
+    SavedPeak,
     SavedQuarantine,
     SavedWorker,
     saved_model,
@@ -92,6 +93,7 @@ class StateKeeper:
             boot_id=self._boot_id,
             quarantine=self._quarantine(lasting),
             crash_history=tuple(self._crashes),
+            memory_peaks=tuple(SavedPeak(digest=digest, bytes=size) for digest, size in lasting.peaks),
         )
         if not self._stopped_cleanly:
             models = (*self._wanted, *(self._saved[model_id] for model_id in self._unrestored if model_id in self._saved))

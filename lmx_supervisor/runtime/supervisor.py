@@ -23,11 +23,13 @@ from lmx_supervisor.core import events as e
 from lmx_supervisor.core.exit_reason import ExitObservation, ExitReason, Verdict
 from lmx_supervisor.core.fleet import Fleet
 from lmx_supervisor.core.lasting import Lasting, lasting
+from lmx_supervisor.core.memory_need import MemoryNeed
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import LoadOutcome, UnloadOutcome
-from lmx_supervisor.core.snapshot import fleet_view
-from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.core.snapshot import fleet_view, memory_view
+from lmx_supervisor.core.views import FleetView, MemoryView
+from lmx_supervisor.observe.resident import resident_bytes
 from lmx_supervisor.runtime.answers import UNWATCHED, AnswerWatch, CreditExceededError, OpenAnswer
 from lmx_supervisor.runtime.link import KeyPair
 from lmx_supervisor.runtime.memory_return import MemoryProbe, missing_until_back
@@ -86,6 +88,7 @@ class Supervisor:
             a.Autopsy: self._autopsy,
             a.AllStopped: lambda _: self._all_stopped.set(),
         }
+        self._read_host()
 
     # --- what others may ask ----------------------------------------------------------------------------------------------
 
@@ -101,6 +104,15 @@ class Supervisor:
     def view(self) -> FleetView:
         """All workers at this moment."""
         return fleet_view(self._fleet.state, time.monotonic(), time.time())
+
+    def memory(self) -> MemoryView:
+        """The host's memory as it is shared out at this moment."""
+        return memory_view(self._fleet.state)
+
+    @property
+    def is_shedding(self) -> bool:
+        """Whether the host is so full that requests are refused."""
+        return self._fleet.state.shedding
 
     def submit(self, request: AnyRequest, watch: AnswerWatch = UNWATCHED) -> OpenAnswer:
         """Queue a request; `watch` is told what happens to it."""
@@ -122,10 +134,25 @@ class Supervisor:
         at_start: bool = False,
         force: bool = False,
         size_bytes: int = 0,
+        need: MemoryNeed | None = None,
+        keep_alive_seconds: float | None = None,
     ) -> LoadOutcome:
         """Have a model served; several callers share one load. Raises `Refusal`."""
         order_id, settled = self._new_order()
-        self.post(e.LoadWanted(order_id, spec, backend, digest, at_start, force, size_bytes))
+        self._read_host()
+        self.post(
+            e.LoadWanted(
+                order_id,
+                spec,
+                backend,
+                digest,
+                at_start=at_start,
+                force=force,
+                size_bytes=size_bytes,
+                need=need,
+                keep_alive_seconds=keep_alive_seconds,
+            )
+        )
         outcome = await settled
         assert isinstance(outcome, LoadOutcome)
         return outcome
@@ -252,6 +279,7 @@ class Supervisor:
             await asyncio.sleep(due - time.monotonic())
             self.loop_lag_seconds = max(0.0, time.monotonic() - due)
             self.loop_lag_max_seconds = max(self.loop_lag_max_seconds, self.loop_lag_seconds)
+            self._read_host()
             self.post(e.Tick())
             if not self._memory_checks:
                 self._available_bytes = self._memory_probe.available_bytes()
@@ -285,6 +313,8 @@ class Supervisor:
         assert burial is not None
         self._burials.add(burial)
         burial.add_done_callback(self._burials.discard)
+        # What it held must not be taken for somebody else's.
+        self._read_host()
         self.post(e.Exited(name, observation))
 
     def _send(self, action: a.Send) -> None:
@@ -343,6 +373,7 @@ class Supervisor:
 
     async def _check_memory(self, action: a.VerifyMemory) -> None:
         async for missing in missing_until_back(self._memory_probe, action.owed_bytes, self._available_bytes):
+            self._read_host()
             self.post(e.MemoryChecked(action.incarnation, missing, self._memory_probe.available_bytes()))
 
     def _autopsy(self, action: a.Autopsy) -> None:
@@ -354,6 +385,14 @@ class Supervisor:
         log.log(level, action.kind, extra=action.fields)
         for listener in self._listeners:
             listener(action)
+
+    def _read_host(self) -> None:
+        """Tell the core how much memory there is, and which part of that reading is our workers'."""
+        host = self._memory_probe.host()
+        if host is not None:
+            sizes = {name: resident_bytes(process.pid) for name, process in self._processes.items()}
+            resident = {name: size for name, size in sizes.items() if size is not None}
+            self.post(e.HostMemoryRead(host.total_bytes, host.available_bytes, resident))
 
     # --- small helpers ------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from lmx_supervisor.core.service import (
     ServiceStatus,
     UnloadOutcome,
 )
-from lmx_supervisor.core.views import FleetView, LoadProgressView, ReadinessView, WorkerView
+from lmx_supervisor.core.views import FleetView, LoadProgressView, MemoryView, ReadinessView, WorkerView
 from lmx_supervisor.observe.event_bus import EventBus
 from lmx_supervisor.observe.log_format import Redaction
 
@@ -89,6 +89,11 @@ class FedService:
         self.workers: list[WorkerView] = [worker_view()]
         self.draining = False
         self.memory_percent = 50.0
+        self.budget = MemoryView(
+            total_bytes=8 * 1024**3, limit_bytes=7 * 1024**3, reserved_bytes=2 * 1024**3, free_bytes=1024**3
+        )
+        self.is_shedding = False
+        self.shed = 0
         self.on_disk: list[ModelOnDisk] = []
         self.on_submit: Callable[[FedAnswer], None] = _say_hello
         self.answers: list[FedAnswer] = []
@@ -127,6 +132,12 @@ class FedService:
             crash_loop_detected=False,
             startup_count=1,
         )
+
+    def memory(self) -> MemoryView:
+        return self.budget
+
+    def note_shed(self) -> None:
+        self.shed += 1
 
     def metrics(self) -> bytes:
         return self.metrics_text

@@ -26,6 +26,7 @@ from lmx_supervisor.core import events as e
 from lmx_supervisor.core.exit_reason import ExitObservation
 from lmx_supervisor.core.fleet import Fleet
 from lmx_supervisor.core.ledger import is_terminal
+from lmx_supervisor.core.memory_need import MemoryNeed
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.slot import Slot
 
@@ -85,11 +86,28 @@ class Stage:
         slots: int = 2,
         digest: str = "1",
         force: bool = False,
+        needs_bytes: int | None = None,
+        keep_alive_seconds: float | None = None,
     ) -> str:
         """Order a load; returns the order id."""
         self._orders += 1
-        self.do(e.LoadWanted(f"load-{self._orders}", spec(model_id, slots), backend, digest, at_start=at_start, force=force))
-        return f"load-{self._orders}"
+        order = e.LoadWanted(
+            f"load-{self._orders}",
+            spec(model_id, slots),
+            backend,
+            digest,
+            at_start=at_start,
+            force=force,
+            need=None if needs_bytes is None else MemoryNeed(weights_bytes=needs_bytes, kv_bytes=0, working_bytes=0),
+            keep_alive_seconds=keep_alive_seconds,
+        )
+        self.do(order)
+        return order.order_id
+
+    def host(self, total_bytes: int, used_bytes: int = 0, **resident_bytes: int) -> None:
+        """The host's memory is read; of what is used, so much belongs to the workers of these models."""
+        resident = {self.incarnation(model_id): size for model_id, size in resident_bytes.items()}
+        self.do(e.HostMemoryRead(total_bytes, total_bytes - used_bytes, resident))
 
     def unload(self, model_id: str = "m") -> str:
         """Order an unload; returns the order id."""

@@ -35,7 +35,7 @@ class LoadBody(msgspec.Struct, frozen=True, kw_only=True):
     max_context_length: Annotated[int, Meta(ge=1, le=limits.MAX_TOKENS_MAX)] | None = None
     auto_download: bool | None = None
     allow_unsupported_runtime: bool | None = None
-    keep_alive_sec: Annotated[int, Meta(ge=0)] | None = None
+    keep_alive_sec: Annotated[int, Meta(ge=0, le=limits.KEEP_ALIVE_SECONDS_MAX)] | None = None
     performance_overrides: Raw = _ABSENT
 
 
@@ -64,8 +64,6 @@ def to_load_order(body: LoadBody) -> LoadOrder:
     if body.backend is not None and body.backend not in BACKENDS:
         allowed = ", ".join(BACKENDS)
         raise Problem(ErrorCode.INVALID_VALUE, f"backend: {body.backend!r} is not one of {allowed}.", param="backend")
-    if body.keep_alive_sec is not None:
-        raise _not_supported("keep_alive_sec")
     if bytes(body.performance_overrides).replace(b" ", b"") not in _NO_OVERRIDES:
         raise _not_supported("performance_overrides")
     return LoadOrder(
@@ -74,6 +72,7 @@ def to_load_order(body: LoadBody) -> LoadOrder:
         backend=None if body.backend is None else BACKENDS[body.backend].value,
         max_context_length=body.max_context_length,
         allow_unsupported_runtime=bool(body.allow_unsupported_runtime),
+        keep_alive_seconds=body.keep_alive_sec,
     )
 
 

@@ -39,7 +39,7 @@ class AdminStatus:
                 "draining": fleet.draining,
                 "loaded_models": len(models),
                 "models": models,
-                "memory": _memory(status.memory),
+                "memory": _memory(status.memory, self._service),
                 "in_flight_requests": fleet.requests_in_flight,
                 "waiting_requests": fleet.requests_waiting,
                 # Requests are bounded by slots and queues per model; a limit over all of them does not exist yet.
@@ -52,7 +52,7 @@ class AdminStatus:
     async def health(self, _: Request) -> Response:
         """`ok` or `degraded`, and why."""
         status, fleet = self._service.status(), self._service.fleet()
-        reason = degraded_reason(fleet, status.memory)
+        reason = degraded_reason(fleet, status.memory, shedding=self._service.is_shedding)
         return json_response(
             {
                 "status": "ok" if reason is None else "degraded",
@@ -67,11 +67,11 @@ class AdminStatus:
         )
 
 
-def degraded_reason(fleet: FleetView, memory: HostMemory) -> str | None:
+def degraded_reason(fleet: FleetView, memory: HostMemory, *, shedding: bool = False) -> str | None:
     """What an operator should look at, or None."""
     reasons = []
-    if memory.used_percent > DEGRADED_MEMORY_PERCENT:
-        reasons.append(f"memory usage is {memory.used_percent:.1f} %")
+    if shedding or memory.used_percent > DEGRADED_MEMORY_PERCENT:
+        reasons.append(f"memory usage is {memory.used_percent:.1f} %" + (", requests are shed" if shedding else ""))
     for worker in fleet.workers:
         if worker.readiness.state is Readiness.QUARANTINED:
             reasons.append(f"{worker.model_id} is quarantined")
@@ -80,11 +80,16 @@ def degraded_reason(fleet: FleetView, memory: HostMemory) -> str | None:
     return "; ".join(reasons) or None
 
 
-def _memory(memory: HostMemory) -> dict[str, Any]:
+def _memory(memory: HostMemory, service: Service) -> dict[str, Any]:
+    budget = service.memory()
     return {
         "total_gb": gigabytes(memory.total_bytes),
         "used_gb": gigabytes(memory.used_bytes),
         "available_gb": gigabytes(memory.available_bytes),
         "usage_percent": memory.used_percent,
-        "threshold_percent": limits.MEMORY_THRESHOLD_PERCENT,
+        "threshold_percent": service.config.memory.max_memory_percent,
+        "limit_gb": gigabytes(budget.limit_bytes),
+        "reserved_gb": gigabytes(budget.reserved_bytes),
+        "free_gb": gigabytes(budget.free_bytes),
+        "load_shedding": budget.shedding,
     }

@@ -75,6 +75,14 @@ async def test_force_reaches_the_service(client: httpx.AsyncClient, service: Fed
     assert [LoadOrder(model_id=MODEL, allow_unsupported_runtime=True)] == service.orders
 
 
+async def test_how_long_a_model_may_be_idle_reaches_the_service(client: httpx.AsyncClient, service: FedService) -> None:
+    """`keep_alive_sec` 0 pins a model, and is not the same as leaving it out."""
+    for body in ({"keep_alive_sec": 0}, {"keep_alive_sec": 600}, {}):
+        await client.post(LOAD, json={"model_id": MODEL, **body})
+
+    assert [0, 600, None] == [order.keep_alive_seconds for order in service.orders]
+
+
 @pytest.mark.parametrize("path", ["org/model", "org%2Fmodel"])
 async def test_a_restart_answers_like_a_load(client: httpx.AsyncClient, service: FedService, path: str) -> None:
     """The load's shape for any spelling of the id, and the service's own refusal when the model is not served."""
@@ -138,7 +146,7 @@ async def test_the_predecessors_backend_names_still_work(
         ({"path": "/a\0b"}, "invalid_value", "path"),
         ({"backend": "vllm"}, "invalid_value", "backend"),
         ({"max_context_length": 0}, "invalid_request_error", "max_context_length"),
-        ({"keep_alive_sec": 0}, "not_supported", "keep_alive_sec"),
+        ({"keep_alive_sec": -1}, "invalid_request_error", "keep_alive_sec"),
         ({"performance_overrides": {"kv_bits": 4}}, "not_supported", "performance_overrides"),
     ],
 )

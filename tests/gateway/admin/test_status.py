@@ -18,8 +18,9 @@ async def test_status_has_the_contracts_fields(client: httpx.AsyncClient) -> Non
         status["in_flight_requests"],
         status["max_concurrent_requests"],
     )
-    assert {"total_gb", "used_gb", "available_gb", "usage_percent", "threshold_percent"} == set(status["memory"])
-    assert 8.0 == status["memory"]["total_gb"]
+    promised = {"limit_gb", "reserved_gb", "free_gb", "load_shedding"}
+    assert {"total_gb", "used_gb", "available_gb", "usage_percent", "threshold_percent"} | promised == set(status["memory"])
+    assert (8.0, 90) == (status["memory"]["total_gb"], status["memory"]["threshold_percent"])
     assert {"version", "uptime_seconds", "loop_lag_seconds"} <= set(status)
 
 

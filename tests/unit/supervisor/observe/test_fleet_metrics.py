@@ -23,7 +23,7 @@ async def service() -> FedService:
 def _registry(service: FedService, *workers: WorkerView) -> CollectorRegistry:
     service.workers = list(workers)
     registry = CollectorRegistry()
-    registry.register(FleetMetrics(service.fleet, service.status))
+    registry.register(FleetMetrics(service.fleet, service.status, service.memory))
     return registry
 
 
@@ -69,7 +69,7 @@ async def test_a_scrape_is_bounded_and_can_be_parsed(service: FedService) -> Non
     """However many models and however odd their ids, the text is valid and has a bounded number of series."""
     odd = 'a"b\\c\nd'
     service.workers = [worker_view(odd), *(worker_view(f"m{number}") for number in range(2 * limits.METRIC_MODELS_MAX))]
-    metrics = Metrics(service.fleet, service.status, on_request_completed=service.events.take)
+    metrics = Metrics(service.fleet, service.status, service.memory, on_request_completed=service.events.take)
     for worker in service.workers:
         metrics.take(Tell("model_loaded", {"model_id": worker.model_id}))
     families = list(text_string_to_metric_families(metrics.text().decode()))
@@ -77,3 +77,14 @@ async def test_a_scrape_is_bounded_and_can_be_parsed(service: FedService) -> Non
     assert odd in models
     assert len(models) == limits.METRIC_MODELS_MAX + 1
     assert not [family.name for family in families if family.name.endswith("_created")]
+
+
+async def test_the_budget_is_measured(service: FedService) -> None:
+    """What is promised, what is left, what a model holds, and whether requests are refused for it."""
+    service.is_shedding = True
+    service.budget = msgspec.structs.replace(service.budget, shedding=True)
+    registry = _registry(service, msgspec.structs.replace(worker_view("m"), reserved_bytes=5))
+
+    gauges = ("lmx_memory_limit_gb", "lmx_memory_reserved_gb", "lmx_memory_free_gb", "lmx_load_shedding")
+    assert [7.0, 2.0, 1.0, 1.0] == [registry.get_sample_value(name) for name in gauges]
+    assert 5 == registry.get_sample_value("lmx_worker_reserved_bytes", {"model": "m"})
