@@ -1,4 +1,4 @@
-"""F. Two things at the same moment, and keys that do not fit: F67-F71, F73, F74. F72 is the kill soak."""
+"""F. Two things at the same moment, and keys that do not fit: F69-F71, F73, F74. F72 is the kill soak."""
 
 import asyncio
 import contextlib
@@ -59,16 +59,6 @@ def seconds_until_free(world: World, server: LiveServer) -> None:
     started = time.monotonic()
     wait_until(is_free, FREE_SECONDS + 5.0, "every request to end")
     world.measure("left to free", time.monotonic() - started, "s", FREE_SECONDS)
-
-
-@pytest.mark.fault("F67", "An unload for idleness never loses a new request.", not_run="unloading idle models is not built yet")
-def test_f67_idle_unload_against_a_request() -> None:
-    """The request is served by a fresh start."""
-
-
-@pytest.mark.fault("F68", "An eviction for a load that then fails is undone.", not_run="eviction is not built yet")
-def test_f68_eviction_for_a_load_that_fails() -> None:
-    """The evicted model is loaded again, and nobody waits for ever."""
 
 
 # --- F69 ----------------------------------------------------------------------------------------------------------------------

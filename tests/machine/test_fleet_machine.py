@@ -20,7 +20,7 @@ from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.slot import SERVING, STARTING, Slot
 from tests.support.stage import Stage
 
-MODELS = ("a", "b")
+MODELS = ("a", "b", "c")
 models = st.sampled_from(MODELS)
 with_process = STARTING | SERVING | {WorkerState.DRAINING}
 

@@ -1,0 +1,181 @@
+"""The fleet's machine on a host that is too small: whatever loads, crashes, evictions and unloads interleave, memory adds up.
+
+After every event: no load was let go beyond the budget, nobody was evicted who was busy, pinned or loading, nobody was evicted
+in vain, and who was evicted for a load that failed is coming back.
+"""
+
+from dataclasses import dataclass
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+
+from lmx_protocol.messages import Load
+from lmx_protocol.states import WorkerState
+from lmx_supervisor.core import actions as a
+from lmx_supervisor.core import events as e
+from lmx_supervisor.core.exit_reason import ExitObservation
+from lmx_supervisor.core.policy import Policy
+from lmx_supervisor.core.slot import COMING, SERVING
+from tests.machine.test_fleet_machine import FleetMachine
+from tests.support.stage import Stage
+
+TOTAL = 100_000
+LIMIT = 90_000
+NEEDS = {"a": 50_000, "b": 40_000, "c": 20_000}
+"""Two of them fit, all three do not; what a worker is said to cost is next to nothing, so its claim is what counts."""
+ENDED = frozenset({WorkerState.STOPPED, WorkerState.FAILED, WorkerState.QUARANTINED})
+models = st.sampled_from(tuple(NEEDS))
+
+
+@dataclass(frozen=True)
+class Before:
+    """A model's slot before an event."""
+
+    state: WorkerState
+    has_requests: bool
+    pinned: bool
+
+
+class WatchedStage(Stage):
+    """A stage that keeps its own books of the memory and compares them after every event."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy)
+        self.others = 0
+        self.loading: dict[str, str] = {}
+        """Incarnation → model, of the living workers that were told to load."""
+        self.evicted: dict[str, str] = {}
+        """Model → the one it made room for, while that has neither served nor failed."""
+
+    def do(self, event: e.Event) -> list[a.Action]:
+        """Handle an event and compare."""
+        if isinstance(event, e.Exited):
+            self.loading.pop(event.incarnation, None)
+        elif isinstance(event, e.HostMemoryRead):
+            self.others = event.total_bytes - event.available_bytes
+        elif isinstance(event, e.UnloadWanted):
+            self.evicted.pop(event.model_id, None)
+        before = {
+            slot.model_id: Before(slot.state, bool(slot.running or slot.waiting), slot.keep_alive_seconds == 0)
+            for slot in self.fleet.state.slots.values()
+        }
+        new = super().do(event)
+        self._check_claims(before)
+        self._check_loads(new)
+        self._check_evictions(new, before)
+        self._check_returns(new)
+        return new
+
+    def _promised(self) -> int:
+        """What everybody holds who will be there when those that are leaving have left."""
+        slots = self.fleet.state.slots.values()
+        # One that waits for its restart and was denied its memory holds nothing meanwhile.
+        stays = [slot for slot in slots if slot.state in COMING | SERVING and slot.claimed_bytes]
+        returns = [slot for slot in slots if slot.state is WorkerState.DRAINING and slot.returns]
+        return sum(NEEDS[slot.model_id] for slot in stays + returns) + self.others
+
+    def _check_claims(self, before: dict[str, Before]) -> None:
+        for slot in self.fleet.state.slots.values():
+            was = before.get(slot.model_id)
+            starts = slot.state is WorkerState.SPAWNING and (was is None or was.state is not WorkerState.SPAWNING)
+            assert not starts or self._promised() <= LIMIT, f"{slot} claimed memory that is promised already"
+
+    def _check_loads(self, new: list[a.Action]) -> None:
+        for action in new:
+            if isinstance(action, a.Send) and isinstance(action.message, Load):
+                self.loading[action.incarnation] = action.message.model.model_id
+                held = sum(NEEDS[model_id] for model_id in self.loading.values())
+                assert held + self.others <= LIMIT, f"{sorted(self.loading.values())} beside {self.others}"
+
+    def _check_evictions(self, new: list[a.Action], before: dict[str, Before]) -> None:
+        victims: dict[str, list[str]] = {}
+        for action in new:
+            if isinstance(action, a.Tell) and action.kind in ("model_evicted", "model_ttl_evicted"):
+                victim = str(action.fields["model_id"])
+                was = before[victim]
+                assert was.state is WorkerState.READY and not was.has_requests and not was.pinned, f"{victim} was {was}"
+                if action.kind == "model_evicted":
+                    victims.setdefault(str(action.fields["for_model_id"]), []).append(victim)
+                    self.evicted[victim] = str(action.fields["for_model_id"])
+        for beneficiary, evicted in victims.items():
+            slots = self.fleet.state.slots
+            assert slots[beneficiary].state in COMING, f"{evicted} were evicted for {slots[beneficiary]}"
+            promised = self._promised()
+            for victim in evicted:
+                assert promised + NEEDS[victim] > LIMIT, f"{victim} was evicted for {beneficiary} in vain"
+
+    def _check_returns(self, new: list[a.Action]) -> None:
+        told = [(action.kind, action.fields.get("model_id")) for action in new if isinstance(action, a.Tell)]
+        slots = self.fleet.state.slots
+        for victim, beneficiary in list(self.evicted.items()):
+            slot = slots.get(victim)
+            settled = ("model_loaded", beneficiary) in told or self.fleet.state.draining
+            is_back = slot is not None and slot.state in COMING | SERVING
+            failed = beneficiary not in slots or slots[beneficiary].state in ENDED
+            if settled or is_back or failed:
+                del self.evicted[victim]
+            if failed and not settled and not is_back:
+                leaving = slot is not None and slot.state is WorkerState.DRAINING and slot.returns
+                assert leaving or ("load_refused", victim) in told, f"{victim} made room for {beneficiary} and stays away"
+
+
+class MemoryMachine(FleetMachine):
+    """One supervisor's life on a small host."""
+
+    @initialize(spare=st.booleans())
+    def begin(self, spare: bool) -> None:
+        policy = Policy(
+            warm_spare=spare,
+            queue_per_model=3,
+            queue_total=4,
+            drain_seconds=5.0,
+            ttl_enabled=True,
+            ttl_seconds=100.0,
+            ttl_check_interval_seconds=10.0,
+        )
+        self.stage = WatchedStage(policy)
+        self.stage.host(TOTAL)
+        self.asked = set()
+        self.orders = set()
+        self.seen = 0
+        self.ended = set()
+
+    @rule(model=models, at_start=st.booleans(), digest=st.sampled_from("12"), force=st.booleans())
+    def load(self, model: str, at_start: bool, digest: str, force: bool) -> None:
+        need = NEEDS[model]
+        self.orders.add(self.stage.load(model, at_start=at_start, digest=digest, force=force, needs_bytes=need))
+
+    @rule(model=models, keep_alive_seconds=st.sampled_from([0.0, 30.0]))
+    def load_for_a_while(self, model: str, keep_alive_seconds: float) -> None:
+        order = self.stage.load(model, keep_alive_seconds=keep_alive_seconds, needs_bytes=NEEDS[model])
+        self.orders.add(order)
+
+    @rule(model=models, keep_alive_seconds=st.sampled_from([None, None, 0.0]))
+    def serve(self, model: str, keep_alive_seconds: float | None) -> None:
+        """A load goes all the way to its canary, if it may; whoever is asked to leave meanwhile leaves."""
+        order = self.stage.load(model, keep_alive_seconds=keep_alive_seconds, needs_bytes=NEEDS[model])
+        self.orders.add(order)
+        for _ in range(3):
+            self.everybody_leaves()
+            self.progress(model)
+
+    @rule()
+    def everybody_leaves(self) -> None:
+        """Workers that were asked to leave do."""
+        for incarnation in list(self.stage.fleet.state.incarnations.values()):
+            if incarnation.ladder is not None:
+                self.stage.do(e.Exited(incarnation.name, ExitObservation(code=0)))
+
+    @rule(model=models)
+    def a_request_ends(self, model: str) -> None:
+        """The worker of a model ends its oldest request."""
+        self.answer(model, end=True)
+
+    @rule(others=st.sampled_from([0, 0, 0, 10_000, 30_000, 60_000]))
+    def others_take_memory(self, others: int) -> None:
+        self.stage.host(TOTAL, others)
+
+
+TestMemoryMachine = MemoryMachine.TestCase
+TestMemoryMachine.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
