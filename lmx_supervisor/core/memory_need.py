@@ -14,7 +14,7 @@ MIB = 1024**2
 
 _DEFAULT_CONTEXT_TOKENS = 4096
 """What the backends take where an order leaves it to them."""
-_PROCESS_BYTES = {ModelFormat.GGUF: 85 * MIB, ModelFormat.MLX: 330 * MIB, ModelFormat.SCRIPT: 32 * MIB}
+_PROCESS_BYTES = {ModelFormat.GGUF: 85 * MIB, ModelFormat.MLX: 90 * MIB, ModelFormat.SCRIPT: 32 * MIB}
 """A worker with its libraries, before it has a model."""
 _KV_BYTES_PER_ELEMENT = {16: 2.0, 8: 34 / 32, 4: 18 / 32}
 """Of llama.cpp's cache types f16, q8_0 and q4_0, scales included."""

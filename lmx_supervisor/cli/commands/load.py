@@ -28,6 +28,12 @@ def load(
     context_length: Annotated[
         int | None, typer.Option("--context-length", min=1, metavar="TOKENS", show_default=False, help="Tokens per request.")
     ] = None,
+    keep_alive: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-alive", min=0, metavar="SECONDS", show_default=False, help="How long it may be idle; 0: for ever."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Try even a quarantined model; it is released once it has answered a request.")
     ] = False,
@@ -42,6 +48,7 @@ def load(
         "path": str(path.expanduser().absolute()) if path else None,
         "backend": backend,
         "max_context_length": context_length,
+        "keep_alive_sec": keep_alive,
         "allow_unsupported_runtime": force or None,
     }
     with Client(options.connection_from(url, admin_key)) as client:

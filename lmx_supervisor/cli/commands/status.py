@@ -24,6 +24,11 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     total_gb: float
     used_gb: float
     usage_percent: float
+    reserved_gb: float = 0.0
+    """Promised to models."""
+    free_gb: float | None = None
+    """What a load may still reserve; None: this server does not say."""
+    load_shedding: bool = False
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,8 +82,15 @@ def status_lines(url: str, unready: str | None, document: Any) -> list[str]:
         f"uptime    {short_duration(service.uptime_seconds)}",
         f"models    {', '.join(service.models) or 'none'}",
         f"requests  {service.in_flight_requests} in flight",
-        f"memory    {memory.used_gb:.1f} of {memory.total_gb:.1f} GB used ({memory.usage_percent:.0f} %)",
+        f"memory    {memory.used_gb:.1f} of {memory.total_gb:.1f} GB used ({memory.usage_percent:.0f} %)" + _budget(memory),
     ]
+
+
+def _budget(memory: Memory) -> str:
+    if memory.free_gb is None:
+        return ""
+    shares = f", {memory.reserved_gb:.1f} GB reserved for models, {memory.free_gb:.1f} GB free for more"
+    return shares + ("; requests are refused until it is less" if memory.load_shedding else "")
 
 
 def _wait_until_ready(url: str | None, admin_key: str | None, wait_seconds: float) -> None:
