@@ -7,7 +7,6 @@ settles.
 import asyncio
 import itertools
 import logging
-import os
 import time
 import traceback
 from collections import deque
@@ -17,10 +16,9 @@ import zmq.asyncio
 
 from lmx_protocol import limits
 from lmx_protocol.messages import AnyRequest, Begin, Credit, ModelSpec
-from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
-from lmx_supervisor.core.exit_reason import ExitObservation, ExitReason, Verdict
+from lmx_supervisor.core.exit_reason import ExitObservation
 from lmx_supervisor.core.fleet import Fleet
 from lmx_supervisor.core.lasting import Lasting, lasting
 from lmx_supervisor.core.memory_need import MemoryNeed
@@ -29,10 +27,11 @@ from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import LoadOutcome, UnloadOutcome
 from lmx_supervisor.core.snapshot import fleet_view, memory_view
 from lmx_supervisor.core.views import FleetView, MemoryView
-from lmx_supervisor.observe.resident import resident_bytes
 from lmx_supervisor.runtime.answers import UNWATCHED, AnswerWatch, CreditExceededError, OpenAnswer
+from lmx_supervisor.runtime.host_reading import host_reading
 from lmx_supervisor.runtime.link import KeyPair
 from lmx_supervisor.runtime.memory_return import MemoryProbe, missing_until_back
+from lmx_supervisor.runtime.own_autopsy import own_autopsy
 from lmx_supervisor.runtime.run_dir import RunDir, RunDirError
 from lmx_supervisor.runtime.witness import Witness
 from lmx_supervisor.runtime.worker_process import WorkerProcess, WorkerTiming
@@ -240,7 +239,8 @@ class Supervisor:
         now = time.monotonic()
         self._failures = [at for at in self._failures if now - at < limits.CORE_FAILURES_WINDOW_SECONDS] + [now]
         if len(self._failures) == limits.CORE_FAILURES_MAX:
-            self._autopsy(self._own_autopsy(traceback.format_exc(), story))
+            uptime_seconds = now - self._started_at
+            self._autopsy(own_autopsy(self._run_dir.path.name, uptime_seconds, traceback.format_exc(), story))
             self.unsound.set()
 
     def _contain_action(self, action: a.Action, error: Exception) -> None:
@@ -251,26 +251,6 @@ class Supervisor:
             self.post(e.Misbehaved(action.incarnation, f"{type(action).__name__} failed: {error}"))
         elif isinstance(action, a.Deliver):
             self.post(e.RequestCancelled(action.event.request_id))
-
-    def _own_autopsy(self, stacks: str, story: list[str]) -> a.Autopsy:
-        crash_id = f"{self._run_dir.path.name}-supervisor"
-        text = "the supervisor's own decisions failed several times within a minute; it leaves, to be started afresh"
-        return a.Autopsy(
-            crash_id=crash_id,
-            model_id=None,
-            backend="supervisor",
-            backend_version=None,
-            pid=os.getpid(),
-            state=WorkerState.FAILED,
-            verdict=Verdict(ExitReason.SUPERVISOR_FAILED, text, crash_id),
-            observation=ExitObservation(code=1, crash_head=stacks),
-            uptime_seconds=time.monotonic() - self._started_at,
-            spec=None,
-            facts=None,
-            story=tuple((0.0, line) for line in story),
-            memory_curve=(),
-            requests=(),
-        )
 
     async def _tick(self) -> None:
         due = time.monotonic()
@@ -388,11 +368,9 @@ class Supervisor:
 
     def _read_host(self) -> None:
         """Tell the core how much memory there is, and which part of that reading is our workers'."""
-        host = self._memory_probe.host()
-        if host is not None:
-            sizes = {name: resident_bytes(process.pid) for name, process in self._processes.items()}
-            resident = {name: size for name, size in sizes.items() if size is not None}
-            self.post(e.HostMemoryRead(host.total_bytes, host.available_bytes, resident))
+        reading = host_reading(self._memory_probe, {name: process.pid for name, process in self._processes.items()})
+        if reading is not None:
+            self.post(reading)
 
     # --- small helpers ------------------------------------------------------------------------------------------------------
 
