@@ -3,20 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lmx_protocol.messages import GenerateRequest, Message
+from lmx_protocol.messages import GenerateRequest, Message, OutputForm
 from lmx_worker.backends.base import RequestError
 from lmx_worker.text.answer_format import answer_format
 from lmx_worker.text.answer_reader import Reading, offered_tools, reading_of
+from lmx_worker.text.forcing import form_of
 from lmx_worker.text.template import CHATML, ChatTemplate, Renderer, check_can_continue, parse_variables
 from lmx_worker.text.tool_prompt import with_tool_prompt, without_system_turn
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """The text of a prompt, and how its answer is to be read."""
+    """The text of a prompt, and what is known of its answer beforehand."""
 
     text: str
     reading: Reading
+    form: OutputForm
+    """What the answer is held to, its calls and its reasoning included."""
 
 
 class Chat:
@@ -67,7 +70,12 @@ class Chat:
             if tools and not self._takes_system_turn:
                 messages = without_system_turn(messages)
         text = template.render(messages, tools=shown, variables=variables, continues_last=request.continues_last_message)
-        return ChatPrompt(text, reading_of(request, self.format, begins_in_reasoning=self.format.opens_reasoning(text)))
+        begins_in_reasoning = self.format.opens_reasoning(text)
+        return ChatPrompt(
+            text,
+            reading_of(request, self.format, begins_in_reasoning=begins_in_reasoning),
+            form_of(request, self.format, begins_in_reasoning=begins_in_reasoning),
+        )
 
     def _shows_system_turn(self) -> bool:
         probe = "\ufdd2"

@@ -1,9 +1,11 @@
 """Real models through the whole service, asked by the official OpenAI SDK as its users do."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -95,3 +97,32 @@ def _streamed(client: openai.OpenAI, model: str) -> str:
         model=model, messages=[{"role": "user", "content": QUESTION}], temperature=0, stream=True, max_tokens=32
     )
     return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+
+def test_a_tool_round_trip_with_the_demo_model(
+    serve: Callable[..., LiveServer], client_of: Callable[[LiveServer], openai.OpenAI]
+) -> None:
+    """A model whose template knows no tools is told of them and held to a call; streamed or not, it is the same call."""
+    server = serve("--demo")
+    model = "smollm2-135m-instruct"
+    server.wait_for_state(model, "ready", seconds=60)
+    completions = client_of(server).chat.completions
+    parameters = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
+    tools: Any = [{"type": "function", "function": {"name": "get_weather", "parameters": parameters}}]
+    messages: Any = [{"role": "user", "content": "How is the weather in Rome?"}]
+    asked: Any = {"model": model, "tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "temperature": 0}
+
+    (choice,) = completions.create(messages=messages, **asked).choices
+    (call,) = choice.message.tool_calls or []
+    assert choice.finish_reason == "tool_calls"
+    assert call.type == "function" and call.function.name == "get_weather"
+    assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+
+    parts = [chunk.choices[0].delta for chunk in completions.create(messages=messages, stream=True, **asked) if chunk.choices]
+    functions = [part.function for delta in parts for part in delta.tool_calls or [] if part.function is not None]
+    assert "".join(function.name or "" for function in functions) == "get_weather"
+    assert "".join(function.arguments or "" for function in functions) == call.function.arguments
+
+    messages += [choice.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
+    (answer,) = completions.create(messages=messages, **{**asked, "tool_choice": "none", "max_tokens": 16}).choices
+    assert answer.message.content and not answer.message.tool_calls

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequest, GenerateRequest, ModelFacts, ModelSpec, Usage
+from lmx_protocol.messages import AnyRequest, GenerateRequest, ModelFacts, ModelSpec, OutputForm, Usage
 from lmx_worker.backends.base import (
     AnyPrepared,
     BackendStats,
@@ -140,7 +140,7 @@ class LlamaCppBackend:
         request = generation_only(request)
         check_sampling(request.sampling, weights.vocabulary_size)
         param = "messages" if request.messages else "prompt"
-        tokens, reading = self._prompt(request, weights)
+        tokens, reading, form = self._prompt(request, weights)
         if not tokens:
             raise RequestError(ErrorCode.INVALID_REQUEST, f"{param} must not be empty", param=param)
         room = self._context_length - len(tokens)
@@ -158,7 +158,7 @@ class LlamaCppBackend:
             tokens=tokens,
             max_tokens=max(1, min(wanted, room)),
             reading=reading,
-            constraint=self._forms.compile(request.output),
+            constraint=self._forms.compile(form),
         )
 
     def count_tokens(self, request: GenerateRequest) -> int:
@@ -166,16 +166,16 @@ class LlamaCppBackend:
         assert self._weights is not None
         return len(self._prompt(request, self._weights)[0])
 
-    def _prompt(self, request: GenerateRequest, weights: Weights) -> tuple[Sequence[int], Reading]:
-        """The prompt's tokens, and how the answer is to be read."""
+    def _prompt(self, request: GenerateRequest, weights: Weights) -> tuple[Sequence[int], Reading, OutputForm]:
+        """The prompt's tokens, how the answer is to be read, and what it is held to."""
         if request.messages:
             prompt = self._chat.write(request)
             # Most templates write the first token themselves; the tokenizer must not write it again.
             writes_bos = bool(weights.bos_text) and prompt.text.startswith(weights.bos_text)
-            return weights.tokenize(prompt.text, add_special=not writes_bos), prompt.reading
+            return weights.tokenize(prompt.text, add_special=not writes_bos), prompt.reading, prompt.form
         if request.prompt is not None:
-            return weights.tokenize(request.prompt, add_special=True), PLAIN
-        return check_prompt_tokens(request.prompt_tokens, weights.vocabulary_size), PLAIN
+            return weights.tokenize(request.prompt, add_special=True), PLAIN, request.output
+        return check_prompt_tokens(request.prompt_tokens, weights.vocabulary_size), PLAIN, request.output
 
     def has_room(self) -> bool:
         """Whether a slot is free."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import DEFAULT_MAX_TOKENS
-from lmx_protocol.messages import GenerateRequest, Sampling
+from lmx_protocol.messages import GenerateRequest, OutputForm, Sampling
 from lmx_worker.backends.base import Prepared, RequestError, check_prompt_tokens
 from lmx_worker.backends.mlx.forms import open_grammar_tokenizer
 from lmx_worker.text.answer_reader import PLAIN, Reading
@@ -40,7 +40,7 @@ class PromptEncoder:
         """
         self._check_sampling(request.sampling)
         param = _param(request)
-        tokens, reading = self._prompt(request)
+        tokens, reading, form = self._prompt(request)
         if not tokens:
             raise RequestError(ErrorCode.INVALID_REQUEST, f"the {param} holds no tokens", param)
         if max(tokens) >= self._vocabulary_size:
@@ -59,15 +59,15 @@ class PromptEncoder:
         wanted = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         if wanted < 1:
             raise RequestError(ErrorCode.INVALID_VALUE, f"max_tokens is {wanted}; it must be at least 1", "max_tokens")
-        constraint = self._forms.compile(request.output)
+        constraint = self._forms.compile(form)
         return Prepared(request=request, tokens=tokens, max_tokens=min(wanted, room), reading=reading, constraint=constraint)
 
     def count(self, request: GenerateRequest) -> int:
         """How many tokens the prompt has. Raises `RequestError`."""
         return len(self._prompt(request)[0])
 
-    def _prompt(self, request: GenerateRequest) -> tuple[list[int], Reading]:
-        """The prompt's tokens, and how the answer is to be read."""
+    def _prompt(self, request: GenerateRequest) -> tuple[list[int], Reading, OutputForm]:
+        """The prompt's tokens, how the answer is to be read, and what it is held to."""
         try:
             return self._encode(request)
         except RequestError:
@@ -77,16 +77,16 @@ class PromptEncoder:
             param = _param(request)
             raise RequestError(ErrorCode.INVALID_REQUEST, f"the {param} cannot be encoded: {error}", param) from error
 
-    def _encode(self, request: GenerateRequest) -> tuple[list[int], Reading]:
+    def _encode(self, request: GenerateRequest) -> tuple[list[int], Reading, OutputForm]:
         tokenizer = self._tokenizer
         if request.messages:
             prompt = self._chat.write(request)
-            return list(tokenizer.encode(prompt.text, add_special_tokens=False)), prompt.reading
+            return list(tokenizer.encode(prompt.text, add_special_tokens=False)), prompt.reading, prompt.form
         if request.prompt is None:
-            return list(check_prompt_tokens(request.prompt_tokens, self._vocabulary_size)), PLAIN
+            return list(check_prompt_tokens(request.prompt_tokens, self._vocabulary_size)), PLAIN, request.output
         bos = tokenizer.bos_token
         has_bos = bool(bos) and request.prompt.startswith(bos)
-        return list(tokenizer.encode(request.prompt, add_special_tokens=not has_bos)), PLAIN
+        return list(tokenizer.encode(request.prompt, add_special_tokens=not has_bos)), PLAIN, request.output
 
     def _check_sampling(self, sampling: Sampling) -> None:
         if sampling.repeat_penalty <= 0.0:
