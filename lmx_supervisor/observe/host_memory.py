@@ -23,7 +23,8 @@ class CgroupMemory(msgspec.Struct, frozen=True, kw_only=True):
 
     limit_bytes: int
     used_bytes: int
-    """Without file cache that the kernel would give back at once."""
+    """Without file cache, mapped weights included: the kernel takes it back before it kills, and so counts the machine's own
+    reading too."""
 
 
 class _CgroupFiles(msgspec.Struct, frozen=True):
@@ -31,12 +32,12 @@ class _CgroupFiles(msgspec.Struct, frozen=True):
 
     limit: str
     used: str
-    reclaimable: str
-    """The line of memory.stat that counts idle file cache, in bytes."""
+    reclaimable: tuple[str, ...]
+    """The lines of memory.stat that count file cache, in bytes."""
 
 
-_VERSION_2 = _CgroupFiles("memory.max", "memory.current", "inactive_file")
-_VERSION_1 = _CgroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = _CgroupFiles("memory.max", "memory.current", ("inactive_file", "active_file"))
+_VERSION_1 = _CgroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
 def read_host_memory() -> HostMemory:
@@ -91,11 +92,11 @@ def _cgroup_memory(directory: Path, files: _CgroupFiles) -> Iterator[CgroupMemor
     with suppress(OSError, ValueError):
         limit_bytes = int((directory / files.limit).read_text())
         used_bytes = int((directory / files.used).read_text())
-        reclaimable_bytes = _stat_value((directory / "memory.stat").read_text(), files.reclaimable)
+        reclaimable_bytes = _stat_values((directory / "memory.stat").read_text(), files.reclaimable)
         yield CgroupMemory(limit_bytes=limit_bytes, used_bytes=max(0, used_bytes - reclaimable_bytes))
 
 
-def _stat_value(text: str, name: str) -> int:
-    """The number after `name` in a memory.stat, or 0."""
+def _stat_values(text: str, names: tuple[str, ...]) -> int:
+    """The sum of the numbers after these names in a memory.stat; a missing one is 0."""
     pairs = (line.split() for line in text.splitlines())
-    return next((int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0] == name), 0)
+    return sum(int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0] in names)

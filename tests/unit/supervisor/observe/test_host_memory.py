@@ -44,7 +44,7 @@ def test_a_version_2_hierarchy_is_walked_up(tmp_path: Path) -> None:
     for directory, limit in ((own, "max\n"), (own.parent, f"{8 * GIB}\n")):
         (directory / "memory.max").write_text(limit)
         (directory / "memory.current").write_text(f"{3 * GIB}\n")
-        (directory / "memory.stat").write_text(f"anon 5\ninactive_file {GIB}\nactive_file 7\n")
+        (directory / "memory.stat").write_text(f"anon 5\ninactive_file {GIB // 2}\nactive_file {GIB // 2}\nfile {GIB}\n")
     (tmp_path / "self").write_text("0::/service/own\n")
     assert list(cgroup_memories(tmp_path / "self", tmp_path / "cgroup")) == [
         CgroupMemory(limit_bytes=8 * GIB, used_bytes=2 * GIB)
