@@ -1,12 +1,15 @@
 """The host's memory shared out between real processes: reservations, refusals with their arithmetic, evictions and pins."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.support.live import LiveServer, wait_until
+from tests.support.memory_group import joined, memory_group
 
 GIB = 1024**3
 LARGE_SHARE = 0.6
@@ -95,3 +98,33 @@ def test_what_a_model_cost_is_remembered_over_a_restart(serve: Callable[..., Liv
     server.load("heavy")
 
     assert server.worker("heavy")["reserved_bytes"] > claimed + 50_000_000
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group that one model fills to three quarters."""
+    with memory_group(512 * 1024**2) as group:
+        yield group
+
+
+def test_the_runbooks_way_out_of_memory_pressure(small_group: Path, serve: Callable[..., LiveServer]) -> None:
+    """Requests are refused while the group is too full, every step of the runbook is let in, and an unload ends it."""
+    with joined(small_group):
+        server = serve(LMX_MEMORY__LOAD_SHEDDING_PERCENT="60", LMX_MODELS__WARM_SPARE="false")
+    server.script("large", "load: {bytes: 350000000, ballast_bytes: 350000000}")
+    server.load("large")
+    wait_until(lambda: server.chat("large").status_code == 503, 10.0, "requests to be shed")
+    refused = server.chat("large")
+    assert (refused.headers["Retry-After"], refused.json()["error"]["code"]) == ("30", "overloaded")
+    assert server.http.get("/admin/status").status_code == 503
+    for path in ("/healthz", "/readyz", "/admin/health", "/admin/memory", "/admin/models", "/admin/metrics"):
+        assert server.http.get(path).status_code == 200, path
+    assert server.http.get("/admin/health").json()["status"] == "degraded"
+    assert memory(server)["load_shedding"]
+    assert "lmx_load_shedding 1.0" in server.http.get("/admin/metrics").text
+    unloaded = server.http.post("/admin/models/unload", json={"model_id": "large"})
+    assert unloaded.status_code == 200, unloaded.text
+    wait_until(lambda: server.http.get("/admin/status").status_code == 200, 10.0, "the pressure to be over")
+
+    assert server.chat("large").status_code == 404
+    assert not memory(server)["load_shedding"]
