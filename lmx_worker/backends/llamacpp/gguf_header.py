@@ -4,6 +4,7 @@ llama.cpp trusts offsets once it has mapped a file, so a cut-off download can en
 header only (no tensor data) and proves that every tensor lies inside the file. See also: the GGUF specification, version 3.
 """
 
+import functools
 import mmap
 import re
 import struct
@@ -17,6 +18,7 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT_BYTES = 32
 _DIMENSIONS_MAX = 4
+_HEADERS_KEPT = 64
 _ARRAY_TYPE = 9
 _STRING_TYPE = 8
 _SCALAR_FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -71,13 +73,20 @@ def check_gguf(path: Path) -> GgufHeader:
         LoadError: MODEL_PROBE_FAILED when it is no GGUF file, MODEL_INCOMPLETE when it ends before its tensors do.
     """
     try:
-        file_bytes = path.stat().st_size
-        if file_bytes == 0:
-            raise LoadError(ErrorCode.MODEL_INCOMPLETE, f"{path} is empty")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            header = _HeaderReader(data, path).read()
+        seen = path.stat()
+        return _checked(path, seen.st_size, seen.st_mtime_ns)
     except OSError as error:
         raise LoadError(ErrorCode.MODEL_PROBE_FAILED, f"{path} cannot be read: {error.strerror or error}") from error
+
+
+@functools.lru_cache(maxsize=_HEADERS_KEPT)
+def _checked(path: Path, file_bytes: int, _modified_ns: int) -> GgufHeader:
+    """Kept, because one load looks at a header twice: first to see what kind of model it is, then to load it."""
+    if file_bytes == 0:
+        raise LoadError(ErrorCode.MODEL_INCOMPLETE, f"{path} is empty")
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            header = _HeaderReader(data, path).read()
     except struct.error as error:
         raise LoadError(ErrorCode.MODEL_INCOMPLETE, f"{path} is cut off inside its header ({file_bytes} bytes)") from error
     if header.needed_bytes > header.file_bytes:
