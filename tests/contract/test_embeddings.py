@@ -154,6 +154,18 @@ def test_an_mlx_decoder_embeds(service: LiveServer, client: openai.OpenAI, tmp_p
     assert float(first @ first) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_many_inputs_come_back_all_and_in_order(service: LiveServer, client: openai.OpenAI) -> None:
+    """Far more vectors than a worker may send unasked: credit flows while they are collected."""
+    model = load_script(service, "reader-many", "tasks: [embed]")
+    inputs = [f"text {number % 7}" for number in range(300)]
+    answer = client.embeddings.create(model=model, input=inputs)
+
+    assert [entry.index for entry in answer.data] == list(range(300))
+    assert len({tuple(entry.embedding) for entry in answer.data}) == 7
+    assert answer.data[0].embedding == answer.data[294].embedding
+    assert answer.usage.prompt_tokens == 600
+
+
 def test_a_crash_amid_an_embedding_costs_time_only(service: LiveServer, client: openai.OpenAI) -> None:
     """The worker is killed before the third vector; the request is replayed, and its answer is whole."""
     model = load_script(service, "reader-once", READER)

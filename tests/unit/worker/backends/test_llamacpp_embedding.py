@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from lmx_protocol.messages import AnyRequest, EmbedRequest, ModelSpec, RankReque
 from lmx_protocol.states import ModelFormat, ModelTask, RankMethod
 from lmx_worker.backends.base import Delta, PrefillDelta, RequestError, ResultDelta, TextDelta
 from lmx_worker.backends.combined import CombinedBackend
-from lmx_worker.backends.llamacpp.embedding import Pooling, create_backend, only_reads, pooling_of
+from lmx_worker.backends.llamacpp.embedding import LlamaCppReader, Pooling, create_backend, only_reads, pooling_of
 from lmx_worker.backends.llamacpp.gguf_header import GgufHeader
 from lmx_worker.backends.llamacpp.pairs import PairEncoder
 from tests.support.backend_driver import ask, finish_of, run, start, text_of
@@ -201,21 +202,44 @@ def test_a_model_that_generates_embeds_beside_its_streams(both: CombinedBackend)
 
 
 def test_a_long_input_of_a_causal_model_goes_in_pieces(both: CombinedBackend) -> None:
-    """Its mean is that of one batch, whatever the pieces are; and it is still refused when it does not fit the context."""
+    """A step takes no more of it than a chunk; and it is still refused when it does not fit the context."""
     long = "The quick brown fox jumps over the lazy dog. " * 8
     start(both, embed(long, TEXTS[0]))
     steps = [both.step() for _ in range(2)]
     deltas = [delta for step in steps for delta in step] + run(both)
-    backend = create_backend()
-    order = ModelSpec(model_id="m", path=str(smollm2_gguf()), format=ModelFormat.GGUF, context_length=CONTEXT_LENGTH, slots=1)
-    backend.load(order, lambda *_: None)
-    (at_once,) = vectors(answer(backend, embed(long)))
-    backend.close()
 
     assert [vectors(step) for step in steps] == [[], []]
-    assert float(vectors(deltas)[0] @ at_once) == pytest.approx(1.0, abs=1e-3)
+    assert [delta.done_tokens for step in steps for delta in step if isinstance(delta, PrefillDelta)] == [
+        CHUNK_TOKENS,
+        2 * CHUNK_TOKENS,
+    ]
+    assert len(vectors(deltas)) == 2
     with pytest.raises(RequestError, match="reads 512 at a time"):
         both.prepare(embed(long * 20))
+
+
+@pytest.mark.parametrize("pooling", [Pooling(3, cuts=True), Pooling(0, cuts=True)])
+def test_pieces_give_the_vector_of_the_whole(pooling: Pooling) -> None:
+    """A decoder that pools by its last token, or by the mean: what is computed in four pieces equals what is in one."""
+    generator = load_demo()
+    assert generator.weights is not None
+    found = []
+    for chunk_tokens in (CHUNK_TOKENS, CONTEXT_LENGTH):
+        spec = msgspec.structs.replace(spec_of(smollm2_gguf()), prefill_chunk_tokens=chunk_tokens)
+        reader = LlamaCppReader(generator.api, generator.weights, spec, pooling, context_length=CONTEXT_LENGTH)
+        reader.insert(reader.prepare(embed("The quick brown fox jumps over the lazy dog. " * 10)))
+        deltas, steps = [], 0
+        while len(reader):
+            deltas += reader.step()
+            steps += 1
+        found.append((steps, vectors(deltas)[0]))
+        reader.close()
+    generator.close()
+    (many, in_pieces), (once, at_once) = found
+
+    assert many >= 3
+    assert once == 1
+    assert float(in_pieces @ at_once) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_both_halves_share_the_slots(both: CombinedBackend) -> None:
