@@ -26,7 +26,18 @@ class ErrorCode(StrEnum):
     MODEL_CANARY_FAILED = "model_canary_failed"
     MODEL_LOAD_CANCELLED = "model_load_cancelled"
     INSUFFICIENT_MEMORY = "insufficient_memory"
+    MODEL_IN_USE = "model_in_use"
+    # downloads
     DOWNLOADS_DISABLED = "downloads_disabled"
+    DOWNLOAD_NOT_FOUND = "download_not_found"
+    DOWNLOAD_CORRUPT = "download_corrupt"
+    DELETE_FAILED = "delete_failed"
+    DOWNLOAD_FAILED = "download_failed"
+    INSUFFICIENT_DISK = "insufficient_disk"
+    HUB_UNAVAILABLE = "hub_unavailable"
+    HUB_ACCESS_DENIED = "hub_access_denied"
+    TOKEN_NOT_FOUND = "token_not_found"  # noqa: S105 - a code
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a code
     # the service
     WORKER_LOST = "worker_lost"
     GENERATION_ERROR = "generation_error"

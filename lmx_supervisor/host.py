@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmx_supervisor.catalog.catalog import Catalog
+from lmx_supervisor.catalog.hub_cache import hub_cache_directory
 from lmx_supervisor.catalog.registered import RegisteredModels
+from lmx_supervisor.catalog.removal import empty_trash
+from lmx_supervisor.catalog.staging_area import put_back_all
 from lmx_supervisor.config.load import LoadedConfig, Origin
 from lmx_supervisor.config.redact import secret_values
 from lmx_supervisor.config.schema import Config, models_directory
+from lmx_supervisor.core.downloads.state import Download
 from lmx_supervisor.core.events import PeakKnown
 from lmx_supervisor.core.policy import policy_of
 from lmx_supervisor.core.startup import StartupDecision, decide_startup
@@ -26,10 +30,14 @@ from lmx_supervisor.runtime.boot_sweep import sweep
 from lmx_supervisor.runtime.compatibility import CompatibilityRegistry, Registry, read_registry
 from lmx_supervisor.runtime.crash_archive import CrashArchive
 from lmx_supervisor.runtime.crash_recorder import CrashRecorder
+from lmx_supervisor.runtime.downloader import Downloader
+from lmx_supervisor.runtime.downloads_file import DownloadsFile, read_downloads, restored
+from lmx_supervisor.runtime.hub_look import HubLooks
+from lmx_supervisor.runtime.job_specs import JobSpecs, hub_secrets
 from lmx_supervisor.runtime.live_config import LiveConfig
 from lmx_supervisor.runtime.run_dir import RunDir
 from lmx_supervisor.runtime.service import LocalService
-from lmx_supervisor.runtime.state_file import FILE_NAME, RuntimeState, last_run, quarantine_known
+from lmx_supervisor.runtime.state_file import FILE_NAME, RuntimeState, SavedWorker, last_run, quarantine_known
 from lmx_supervisor.runtime.state_keeper import StateKeeper
 from lmx_supervisor.runtime.supervisor import Supervisor
 from lmx_supervisor.runtime.worker_process import WorkerTiming
@@ -51,6 +59,7 @@ class _Past:
 
     state: ReadDocument[RuntimeState]
     registry: ReadDocument[Registry]
+    downloads: ReadDocument[DownloadsFile]
     decision: StartupDecision
 
 
@@ -76,11 +85,11 @@ async def running_service(
     directory = models_directory(config, home)
     directory.mkdir(parents=True, exist_ok=True)
     registered = RegisteredModels.read(home)
-    catalog = Catalog(directory, {**config.models.paths, **extra_paths}, registered)
+    catalog = Catalog(directory, {**config.models.paths, **extra_paths}, registered, hub_cache_directory(os.environ))
     archive = CrashArchive(home / "crashes")
     run_dir = RunDir()
     try:
-        past = _look_back(home, loaded)
+        past = _look_back(home, loaded, directory)
         supervisor = Supervisor(policy_of(config), _timing(config), run_dir)
         for saved in past.state.document.quarantine if past.state.document else ():
             supervisor.post(quarantine_known(saved))
@@ -91,6 +100,19 @@ async def running_service(
         live = LiveConfig(loaded, _applying_to(supervisor, redaction))
         recorder = CrashRecorder(archive, redaction.strike)
         supervisor.on_autopsy(recorder.record)
+        redaction.learn(hub_secrets(os.environ))
+        specs = JobSpecs(directory, lambda: live.config, os.environ)
+        looks = HubLooks(specs, run_dir)
+        downloader = Downloader(
+            home=home,
+            models_directory=directory,
+            run_dir=run_dir,
+            specs=specs,
+            config=lambda: live.config,
+            tell=lambda tell: supervisor.tell(tell.kind, alarming=tell.alarming, **tell.fields),
+            autopsy=recorder.record,
+            known=_earlier_downloads(past, config),
+        )
         clean = False
         try:
             # On the disk before anything that could end this run too.
@@ -104,13 +126,18 @@ async def running_service(
                 registry=registry,
                 crashes=archive,
                 redaction=redaction,
+                downloader=downloader,
+                looks=looks,
             )
-            for found in (past.state, past.registry, registered.found):
+            for found in (past.state, past.registry, past.downloads, registered.found):
                 _tell_if_set_aside(supervisor, found.problem, found.set_aside)
+            downloader.resume()
             yield Running(service, supervisor)
             clean = not supervisor.unsound.is_set()
         finally:
             await supervisor.drain(live.config.server.drain_seconds)
+            await looks.close()
+            await downloader.close()
             await registry.close()
             await recorder.close()
             await state.close(clean=clean)
@@ -118,14 +145,28 @@ async def running_service(
         run_dir.close()
 
 
-def _look_back(home: Path, loaded: LoadedConfig) -> _Past:
-    """Read what earlier runs left, and end their workers. Blocks; nothing is served yet."""
+def _look_back(home: Path, loaded: LoadedConfig, models: Path) -> _Past:
+    """Read what earlier runs left, and end their workers and jobs. Blocks; nothing is served yet."""
     remove_leftovers(home)
-    state, registry = read_document(home / FILE_NAME, RuntimeState), read_registry(home)
+    state, registry, downloads = read_document(home / FILE_NAME, RuntimeState), read_registry(home), read_downloads(home)
+    left: list[SavedWorker] = []
     if state.document is not None:
-        for worker in sweep(state.document.workers, state.document.boot_id):
-            log.warning("leftover_worker_killed", extra={"pid": worker.pid, "incarnation": worker.incarnation})
-    return _Past(state, registry, decide_startup(last_run(state.document), time.time(), nothing_wanted=_nothing_wanted(loaded)))
+        left += sweep(state.document.workers, state.document.boot_id)
+    if downloads.document is not None:
+        left += sweep(downloads.document.jobs, downloads.document.boot_id)
+    for worker in left:
+        log.warning("leftover_worker_killed", extra={"pid": worker.pid, "incarnation": worker.incarnation})
+    put_back_all(models)
+    empty_trash(models)
+    decision = decide_startup(last_run(state.document), time.time(), nothing_wanted=_nothing_wanted(loaded))
+    return _Past(state, registry, downloads, decision)
+
+
+def _earlier_downloads(past: _Past, config: Config) -> list[Download]:
+    """What was not over goes on, unless downloads were disabled since, or this start is one of a crash loop."""
+    saved = past.downloads.document.downloads if past.downloads.document is not None else ()
+    may_resume = config.security.downloads_enabled and not past.decision.crash_loop_detected
+    return restored(saved, may_resume=may_resume, now_unix=time.time())
 
 
 def _nothing_wanted(loaded: LoadedConfig) -> bool:

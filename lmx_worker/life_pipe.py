@@ -18,10 +18,15 @@ def read_boot_spec(descriptor: int) -> BootSpec:
         EOFError: the pipe ended first.
         ProtocolViolation: what came is no specification, or is larger than `BOOT_SPEC_BYTES_MAX`.
     """
+    return decode_boot_spec(read_frame(descriptor, BOOT_SPEC_BYTES_MAX))
+
+
+def read_frame(descriptor: int, bytes_max: int) -> bytes:
+    """Read one length-prefixed message, and not a byte more. Raises `EOFError` and, for a larger one, `ProtocolViolation`."""
     (length,) = _LENGTH.unpack(_read_exactly(descriptor, _LENGTH.size))
-    if length > BOOT_SPEC_BYTES_MAX:
-        raise ProtocolViolation(f"boot specification of {length} bytes is over the limit of {BOOT_SPEC_BYTES_MAX}")
-    return decode_boot_spec(_read_exactly(descriptor, length))
+    if length > bytes_max:
+        raise ProtocolViolation(f"boot specification of {length} bytes is over the limit of {bytes_max}")
+    return _read_exactly(descriptor, length)
 
 
 def exit_at_end(descriptor: int) -> None:

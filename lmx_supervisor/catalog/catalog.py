@@ -1,9 +1,10 @@
-"""The models on this machine, by id: those in the models directory, those the configuration names, those loaded by path.
+"""The models on this machine, by id: those in the models directory, those the configuration names, those loaded by path, and
+whole ones in the hub client's cache.
 
-An id that several of them know means the latest wish: loaded by path, then configured, then found in the directory.
+An id that several of them know means the latest wish: loaded by path, then configured, found in the directory, cached.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from lmx_protocol.messages import ModelSpec
 from lmx_protocol.states import ModelFormat
 from lmx_supervisor.catalog.digest import model_digest
 from lmx_supervisor.catalog.disk_calls import DiskCalls
+from lmx_supervisor.catalog.hub_cache import cached_models, cached_models_of, cached_snapshot
 from lmx_supervisor.catalog.identify import identify, size_on_disk_bytes
-from lmx_supervisor.catalog.model_ids import check_model_id, unknown_model
+from lmx_supervisor.catalog.model_ids import check_model_id, is_repository_id, unknown_model
 from lmx_supervisor.catalog.refusals import is_exhausted, unreadable
 from lmx_supervisor.catalog.registered import RegisteredModels
+from lmx_supervisor.catalog.removal import delete_directory, delete_files
 from lmx_supervisor.catalog.scan import Found, found_at, scan
 from lmx_supervisor.catalog.shape import shape_of
 from lmx_supervisor.core.memory_need import ModelShape
@@ -43,11 +46,19 @@ class Catalog:
     Every method may raise `Refusal` OVERLOADED: the disk hangs, or the system has no descriptors, memory or threads to spare.
     """
 
-    def __init__(self, models_directory: Path, configured_paths: Mapping[str, str], registered: RegisteredModels) -> None:
+    def __init__(
+        self,
+        models_directory: Path,
+        configured_paths: Mapping[str, str],
+        registered: RegisteredModels,
+        hub_cache: Path | None = None,
+    ) -> None:
         self._models_directory = models_directory
+        self._hub_cache = hub_cache
         self._configured_paths = dict(configured_paths)
         self._registered = registered
         self._disk = DiskCalls(at_once=limits.CATALOG_CALLS_MAX, seconds=limits.CATALOG_SECONDS)
+        self._deletions = DiskCalls(at_once=1, seconds=limits.DELETE_SECONDS)
 
     async def available(self) -> list[ModelOnDisk]:
         """Every model that is there, by id. Names and sizes only: whether a model is whole is checked when it is loaded."""
@@ -90,8 +101,29 @@ class Catalog:
         """
         return await self._disk.run(partial(_digest, spec, backend))
 
+    async def delete(self, model_id: str) -> int | None:
+        """Delete a model that lies in the models directory, or forget one that was loaded by path; returns the bytes freed.
+
+        None: there is nothing of that id.
+
+        Raises:
+            Refusal: INVALID_VALUE (no possible id), NOT_SUPPORTED (it lies elsewhere, and whose business it is), DELETE_FAILED
+                when the disk does not let go of it.
+        """
+        check_model_id(model_id)
+        return await self._deletions.run(partial(self._delete, model_id))
+
+    def directory_of(self, model_id: str) -> Path:
+        """Where the model lies if it is a directory of the models directory."""
+        return self._models_directory / model_id
+
+    def is_named(self, model_id: str) -> bool:
+        """Whether the configuration or an operator says where this model lies."""
+        return model_id in self._named_paths()
+
     def _list(self) -> list[ModelOnDisk]:
-        found = {model.model_id: model for model in scan(self._models_directory)}
+        found = {model.model_id: model for model in self._cached()}
+        found |= {model.model_id: model for model in scan(self._models_directory)}
         found |= {model_id: found_at(model_id, path) for model_id, path in self._named_paths().items()}
         models = (_on_disk(found[model_id]) for model_id in sorted(found))
         return [model for model in models if model is not None]
@@ -111,7 +143,55 @@ class Catalog:
         if model_id in by_name:
             found = by_name[model_id]
             return _entry(found.model_id, found.path)
+        for found in self._cached_like(model_id):
+            if model_id in (found.model_id, *found.also_known_as):
+                return _entry(found.model_id, found.path)
+        remains = self._remains_of(model_id)
+        if remains is not None:
+            return _entry(model_id, remains)
         raise unknown_model(model_id, [*paths, *by_name], str(self._models_directory))
+
+    def _cached(self) -> Iterator[Found]:
+        return cached_models(self._hub_cache) if self._hub_cache is not None else iter(())
+
+    def _cached_like(self, model_id: str) -> Iterator[Found]:
+        """What the cache has of the repository that an id begins with."""
+        repo_id = "/".join(model_id.split("/")[:2])
+        return cached_models_of(self._hub_cache, repo_id) if self._hub_cache is not None else iter(())
+
+    def _remains_of(self, model_id: str) -> Path | None:
+        """A directory that should be this repository although no model was found in it: what is wrong with it is to be told."""
+        if not is_repository_id(model_id):
+            return None
+        directory = self._models_directory / model_id
+        cached = cached_snapshot(self._hub_cache, model_id) if self._hub_cache is not None else None
+        candidates = [path for path in (directory, cached) if path is not None and path.is_dir()]
+        return next((path for path in candidates if any(entry.is_file() for entry in path.iterdir())), None)
+
+    def _delete(self, model_id: str) -> int | None:
+        if self._registered.remove(model_id):
+            return 0
+        if model_id in self._configured_paths:
+            text = f"Model '{model_id}' is named by models.paths in the configuration: remove it there."
+            raise Refusal(ErrorCode.NOT_SUPPORTED, text, param="model_id")
+        try:
+            return self._delete_files(model_id)
+        except OSError as error:
+            text = f"'{model_id}' cannot be deleted: {error.strerror or error} ({error.filename})."
+            raise Refusal(ErrorCode.DELETE_FAILED, text, param="model_id") from error
+
+    def _delete_files(self, model_id: str) -> int | None:
+        directory = self._models_directory / model_id
+        found = next((found for found in scan(self._models_directory) if found.model_id == model_id), None)
+        is_directory = found is not None and directory in (found.path, found.path.parent)
+        if is_directory or (found is None and is_repository_id(model_id) and directory.is_dir()):
+            return delete_directory(self._models_directory, directory)
+        if found is not None:
+            return delete_files(self._models_directory, found)
+        if any(model_id == cached.model_id for cached in self._cached_like(model_id)):
+            text = f"Model '{model_id}' lies in the hub client's cache, which other programs use: delete it with `hf cache rm`."
+            raise Refusal(ErrorCode.NOT_SUPPORTED, text, param="model_id")
+        return None
 
     def _register(self, model_id: str, path: Path) -> CatalogEntry:
         entry = _entry(model_id, path)

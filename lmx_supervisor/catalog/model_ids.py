@@ -25,6 +25,11 @@ def check_model_id(model_id: str) -> None:
         raise Refusal(ErrorCode.INVALID_VALUE, f"Model id {shown!r} {problem}.", param="model_id")
 
 
+def is_repository_id(model_id: str) -> bool:
+    """Whether this could be `owner/name` on a model hub."""
+    return _REPOSITORY_ID.fullmatch(model_id) is not None and _problem(model_id) is None
+
+
 def unknown_model(model_id: str, known: Iterable[str], where_to_put_it: str) -> Refusal:
     """The refusal for a valid id that is not in the catalog, with the nearest ids that are.
 

@@ -57,3 +57,15 @@ class RegisteredModels:
                 write_document(self._file, _Registrations(models=models))
             except FileWriteError as error:
                 _log.warning("model %s is registered until the service stops only: %s", model_id, error)
+
+    def remove(self, model_id: str) -> bool:
+        """Forget a registration; whether there was one. Its files are the operator's and stay."""
+        with self._writing:
+            if model_id not in self._models:
+                return False
+            self._models = {known: path for known, path in self._models.items() if known != model_id}
+            try:
+                write_document(self._file, _Registrations(models=self._models))
+            except FileWriteError as error:
+                _log.warning("model %s is forgotten until the service stops only: %s", model_id, error)
+            return True

@@ -65,6 +65,11 @@ def found_at(model_id: str, path: Path) -> Found:
     return next((found for found in inside if found.model_id == model_id), as_file)
 
 
+def scan_snapshot(directory: Path, repo_id: str) -> list[Found]:
+    """The models in a directory that is a snapshot of a repository, wherever it lies."""
+    return list(_scan_directory(directory, tuple(repo_id.split("/")), _Budget(limits.CATALOG_ENTRIES_MAX)))
+
+
 def is_gguf_model(name: str) -> bool:
     """Whether a file of this name is a model, or the first part of one."""
     match = _PART_NAME.fullmatch(name)

@@ -56,9 +56,17 @@ LIVE_KEYS = frozenset(
         "memory.ttl_seconds",
         "memory.ttl_check_interval_sec",
         "memory.load_shedding_percent",
+        "downloads.at_once",
+        # For the processes to come.
+        "downloads.disk_reserve_bytes",
+        "downloads.stall_seconds",
+        "downloads.attempts_max",
+        "downloads.retry_initial_seconds",
+        "downloads.retry_max_seconds",
         "logging.level",
         "security.admin_key",
         "security.inference_api_key",
+        "security.downloads_enabled",
         "security.profile",
     }
 )

@@ -22,13 +22,15 @@ def broken_rules(config: Config) -> list[BrokenRule]:
 
 
 def _broken_orders(config: Config) -> list[BrokenRule]:
-    server, supervision, models = config.server, config.supervision, config.models
+    server, supervision, models, downloads = config.server, config.supervision, config.models, config.downloads
     must_not_exceed = [
         ("supervision.restart_initial_seconds", supervision.restart_initial_seconds,
          "supervision.restart_max_seconds", supervision.restart_max_seconds),
         ("supervision.load_stall_seconds", supervision.load_stall_seconds,
          "supervision.load_total_seconds", supervision.load_total_seconds),
         ("server.body_bytes_max", server.body_bytes_max, "server.held_bodies_bytes_max", server.held_bodies_bytes_max),
+        ("downloads.retry_initial_seconds", downloads.retry_initial_seconds,
+         "downloads.retry_max_seconds", downloads.retry_max_seconds),
         ("models.queue_per_model", models.queue_per_model, "models.queue_total", models.queue_total),
     ]  # fmt: skip
     must_stay_below = [

@@ -148,6 +148,23 @@ class MemoryConfig(Section, frozen=True, kw_only=True):
     """Above this share of memory in use, requests are refused until it is less; what relieves the pressure is let in."""
 
 
+class DownloadsConfig(Section, frozen=True, kw_only=True):
+    """How models are fetched from the hub; whether they are is `security.downloads_enabled`."""
+
+    at_once: Annotated[int, Meta(ge=1, le=16)] = limits.DOWNLOADS_AT_ONCE
+    """Downloads that run at the same time; others wait."""
+    disk_reserve_bytes: Annotated[int, Meta(ge=0, le=2**50)] = limits.DOWNLOAD_DISK_RESERVE_BYTES
+    """What a download has to leave free on the disk."""
+    stall_seconds: Positive = limits.DOWNLOAD_STALL_SECONDS
+    """A connection that brings nothing for this long is given up and tried again."""
+    attempts_max: Annotated[int, Meta(ge=1, le=1000)] = limits.DOWNLOAD_ATTEMPTS_MAX
+    """Attempts in a row that may fail without progress, before the download fails."""
+    retry_initial_seconds: Positive = limits.DOWNLOAD_RETRY_INITIAL_SECONDS
+    """Wait before the second attempt; each further wait is twice the one before."""
+    retry_max_seconds: Positive = limits.DOWNLOAD_RETRY_MAX_SECONDS
+    """Longest wait between attempts."""
+
+
 class LoggingConfig(Section, frozen=True, kw_only=True):
     """What is logged, how and where."""
 
@@ -170,6 +187,8 @@ class SecurityConfig(Section, frozen=True, kw_only=True):
     """Opens /admin, and /v1 too."""
     inference_api_key: Secret | None = None
     """Opens /v1."""
+    downloads_enabled: bool = False
+    """Whether models may be fetched from the hub."""
     profile: Literal["lan", "cloud"] = "lan"
     """`cloud` refuses to start without both keys."""
 
@@ -181,6 +200,7 @@ class Config(Section, frozen=True, kw_only=True):
     models: ModelsConfig = ModelsConfig()
     supervision: SupervisionConfig = SupervisionConfig()
     memory: MemoryConfig = MemoryConfig()
+    downloads: DownloadsConfig = DownloadsConfig()
     logging: LoggingConfig = LoggingConfig()
     security: SecurityConfig = SecurityConfig()
 

@@ -8,6 +8,7 @@ import msgspec
 from lmx_protocol.messages import AnyRequest, AnyRequestEvent
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
+from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
 from lmx_supervisor.core.event_log import Gap, LoggedEvent
 from lmx_supervisor.core.views import FleetView, MemoryView
 
@@ -25,6 +26,8 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     keep_alive_seconds: float | None = None
     """How long the model may be idle before it is unloaded; 0: for ever. None: as the configuration says."""
+    auto_download: bool = False
+    """Fetch it from the hub when it is not on this machine, without asking again."""
 
 
 class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,8 +187,29 @@ class Service(Protocol):
     def submit(self, request: AnyRequest, origin: Origin) -> Answer:
         """Queue a request. Never blocks and never raises for a model's state: refusals arrive as a `Failed` event."""
 
-    async def load(self, order: LoadOrder) -> LoadOutcome:
-        """Have a model served; joins a load in flight, and a caller that goes away changes nothing. Raises `Refusal`."""
+    async def load(self, order: LoadOrder) -> LoadOutcome | ModelOnItsWay:
+        """Have a model served; joins a load in flight, and a caller that goes away changes nothing. Raises `Refusal`.
+
+        A model that is not (wholly) on this machine and could be fetched is on its way, or waits to be confirmed.
+        """
+
+    async def confirm_load(self, token: str) -> ModelOnItsWay:
+        """Start the download that was offered with this token, and load the model when it has arrived. Raises `Refusal`."""
+
+    async def download(self, order: DownloadOrder) -> DownloadView:
+        """Fetch a model from the hub; joins a download that is the same. Raises `Refusal`."""
+
+    def downloads(self) -> Sequence[DownloadView]:
+        """Every download that is remembered, the newest last."""
+
+    def find_download(self, download_id: str) -> DownloadView:
+        """One of them. Raises `Refusal` when it is not known."""
+
+    async def cancel_download(self, download_id: str) -> DownloadView:
+        """End a download and throw away what has come of it; one that is over stays as it is. Raises `Refusal`."""
+
+    async def delete(self, model_id: str) -> Deletion:
+        """Delete a model from the models directory. Raises `Refusal`, also while it is in use."""
 
     async def unload(self, model_id: str) -> UnloadOutcome:
         """Drain and stop a model; cancels a load in flight. Raises `Refusal` when it is not there."""

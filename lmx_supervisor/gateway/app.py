@@ -17,6 +17,7 @@ from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.admin.compatibility import AdminCompatibility
 from lmx_supervisor.gateway.admin.config import AdminConfig
 from lmx_supervisor.gateway.admin.crashes import AdminCrashes
+from lmx_supervisor.gateway.admin.downloads import AdminDownloads
 from lmx_supervisor.gateway.admin.events import AdminEvents
 from lmx_supervisor.gateway.admin.memory import AdminMemory
 from lmx_supervisor.gateway.admin.metrics import AdminMetrics
@@ -115,14 +116,20 @@ def _inference_routes(service: Service) -> list[BaseRoute]:
 
 def _admin_routes(service: Service) -> list[BaseRoute]:
     models, status, workers = AdminModels(service), AdminStatus(service), AdminWorkers(service)
-    crashes = AdminCrashes(service)
+    crashes, downloads = AdminCrashes(service), AdminDownloads(service)
     return [
         Route("/models", models.index),
         Route("/models/available", models.available),
         Route("/models/load", models.load, methods=["POST"]),
+        Route("/models/load/confirm", downloads.confirm, methods=["POST"]),
+        Route("/models/download", downloads.start, methods=["POST"]),
+        Route("/models/downloads", downloads.index),
+        Route("/models/download/{download_id}/progress", downloads.progress),
+        Route("/models/download/{download_id}/cancel", downloads.cancel, methods=["POST"]),
         Route("/models/unload", models.unload, methods=["POST"]),
         Route("/models/compatibility", AdminCompatibility(service).index),
         Route("/models/{model_id:path}/restart", models.restart, methods=["POST"]),
+        Route("/models/{model_id:path}", downloads.delete, methods=["DELETE"]),
         Route("/quarantine/clear", AdminQuarantine(service).clear, methods=["POST"]),
         Route("/status", status.status),
         Route("/memory", AdminMemory(service).show),

@@ -32,6 +32,7 @@ _RENAMED: Mapping[str, Mapping[str, _Form]] = {
     "model_evicted": {"memory_bytes": ("memory_gb", gigabytes)},
     "model_unloaded": {"memory_freed_bytes": ("memory_freed_gb", gigabytes)},
     "model_canary_passed": _LOAD_FIELDS,
+    "download_completed": {"duration_seconds": ("duration_sec", _seconds)},
 }
 
 

@@ -8,15 +8,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequest, CountRequest, ModelSpec
-from lmx_protocol.states import BACKEND_OF_FORMAT, BackendName, ModelFormat
+from lmx_protocol.states import BACKEND_OF_FORMAT, BackendName, ModelFormat, WorkerState
 from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
 from lmx_supervisor.catalog.disk_calls import DiskCalls
+from lmx_supervisor.catalog.model_ids import check_model_id, is_repository_id
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
+from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
 from lmx_supervisor.core.memory_need import memory_need
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
@@ -39,7 +42,10 @@ from lmx_supervisor.observe.log_format import Redaction
 from lmx_supervisor.observe.metrics import Metrics
 from lmx_supervisor.runtime.compatibility import CompatibilityRegistry
 from lmx_supervisor.runtime.crash_archive import CrashArchive
+from lmx_supervisor.runtime.downloader import Downloader
+from lmx_supervisor.runtime.hub_look import HubLooks
 from lmx_supervisor.runtime.live_config import LiveConfig
+from lmx_supervisor.runtime.model_supply import ModelSupply
 from lmx_supervisor.runtime.state_file import plain_spec
 from lmx_supervisor.runtime.state_keeper import StateKeeper
 from lmx_supervisor.runtime.supervisor import Supervisor
@@ -56,6 +62,8 @@ _BACKEND_ALIASES: dict[str, BackendName] = {
 }
 """Names an operator may use; the predecessor's mean the backend that took their place."""
 
+_HOLDS_NO_FILES = frozenset({WorkerState.STOPPED, WorkerState.FAILED, WorkerState.QUARANTINED})
+
 
 class LocalService:
     """One host's models. Create it on a running loop."""
@@ -71,8 +79,13 @@ class LocalService:
         registry: CompatibilityRegistry,
         crashes: CrashArchive,
         redaction: Redaction,
+        downloader: Downloader,
+        looks: HubLooks,
     ) -> None:
         self._live = live
+        self._downloader = downloader
+        self._supply = ModelSupply(lambda: live.config, catalog, downloader, looks)
+        self._deleting: set[str] = set()
         self._crashes = crashes
         self._crash_calls = DiskCalls(at_once=limits.CRASH_CALLS_MAX, seconds=limits.CRASH_READ_SECONDS)
         self._catalog = catalog
@@ -88,6 +101,8 @@ class LocalService:
         self._metrics = Metrics(self.fleet, self.status, self.memory, on_request_completed=self._events.take)
         for listener in (self._events.take, self._metrics.take):
             supervisor.subscribe(listener)
+        downloader.on_progress = self._events.take
+        downloader.on_arrival = self._load_arrived
 
     @property
     def config(self) -> Config:
@@ -180,12 +195,86 @@ class LocalService:
         """What was learned about models and backends, the newest last."""
         return self._registry.rows()
 
-    async def load(self, order: LoadOrder) -> LoadOutcome:
-        """Have a model served. Raises `Refusal`."""
+    async def load(self, order: LoadOrder) -> LoadOutcome | ModelOnItsWay:
+        """Have a model served, or say what it takes to get it here. Raises `Refusal`."""
+        if order.model_id in self._deleting:
+            raise _being_deleted(order.model_id, "model_id")
         load = self._loads.get(order.model_id)
         if load is None:
             load = self._start_load(order.model_id, self._load(order, at_start=False))
-        return await asyncio.shield(load)
+        try:
+            return await asyncio.shield(load)
+        except Refusal as refusal:
+            return await self._supply.instead_of(refusal, order)
+
+    async def confirm_load(self, token: str) -> ModelOnItsWay:
+        """Start the download that was offered with this token, and load the model when it has arrived. Raises `Refusal`."""
+        return await self._supply.confirm(token)
+
+    async def download(self, order: DownloadOrder) -> DownloadView:
+        """Fetch a model from the hub. Raises `Refusal`."""
+        if order.repo_id in self._deleting:
+            raise _being_deleted(order.repo_id, "repo_id")
+        return await self._supply.download(order)
+
+    def downloads(self) -> Sequence[DownloadView]:
+        """Every download that is remembered, the newest last."""
+        return self._downloader.views()
+
+    def find_download(self, download_id: str) -> DownloadView:
+        """One of them. Raises `Refusal`."""
+        return self._downloader.view(download_id)
+
+    async def cancel_download(self, download_id: str) -> DownloadView:
+        """End a download and throw away what has come of it. Raises `Refusal`."""
+        return await self._downloader.cancel(download_id)
+
+    async def delete(self, model_id: str) -> Deletion:
+        """Delete a model from the models directory. Raises `Refusal`."""
+        check_model_id(model_id)
+        if model_id in self._deleting:
+            raise _being_deleted(model_id, "model_id")
+        self._refuse_if_in_use(model_id)
+        # From here on neither a load nor a download of it begins.
+        self._deleting.add(model_id)
+        try:
+            freed_bytes = await self._catalog.delete(model_id)
+            parts_bytes = await self._downloader.discard_parts(model_id) if is_repository_id(model_id) else 0
+        finally:
+            self._deleting.discard(model_id)
+        if freed_bytes is None and parts_bytes == 0:
+            text = f"Model '{model_id}' is not on this machine; GET /admin/models/available lists what is."
+            raise Refusal(ErrorCode.MODEL_NOT_FOUND, text, param="model_id")
+        self._supervisor.tell("model_deleted", model_id=model_id, freed_bytes=(freed_bytes or 0) + parts_bytes)
+        return Deletion(model_id=model_id, freed_bytes=(freed_bytes or 0) + parts_bytes)
+
+    def _refuse_if_in_use(self, model_id: str) -> None:
+        """What is deleted must be nobody's: not a worker's, whatever id it serves it by, nor a load's or a download's."""
+        directory = self._catalog.directory_of(model_id)
+        workers = [worker for worker in self._supervisor.view().workers if worker.state not in _HOLDS_NO_FILES]
+        users = [worker.model_id for worker in workers if directory in (path := Path(worker.path), *path.parents)]
+        if model_id in (*users, *self._loads, *(worker.model_id for worker in workers)) or users:
+            text = f"Model '{model_id}' is loaded; unload it first."
+            raise Refusal(ErrorCode.MODEL_IN_USE, text, param="model_id")
+        active = self._downloader.active(model_id)
+        if active is not None:
+            text = f"Model '{model_id}' is being downloaded; cancel {active.download_id} first."
+            raise Refusal(ErrorCode.MODEL_IN_USE, text, param="model_id")
+
+    def _load_arrived(self, order: LoadOrder) -> None:
+        """Load a model that was waited for; nobody waits for the answer any more, so operators are told when it fails."""
+        if order.model_id in self._loads:
+            return
+
+        def tell_failure(load: "asyncio.Task[LoadOutcome]") -> None:
+            error = None if load.cancelled() else load.exception()
+            if isinstance(error, Refusal):
+                self._supervisor.tell(
+                    "load_after_download_failed", model_id=order.model_id, code=error.code, text=error.message, alarming=True
+                )
+
+        load = self._start_load(order.model_id, self._load(order, at_start=False))
+        load.add_done_callback(tell_failure)
 
     async def load_at_start(self, model_ids: tuple[str, ...]) -> None:
         """Load these models and those the last run left, one after the other; a failure is logged, not raised.
@@ -285,6 +374,10 @@ class LocalService:
             gpu_layers=models.gpu_layers,
             threads=models.threads,
         )
+
+
+def _being_deleted(model_id: str, param: str) -> Refusal:
+    return Refusal(ErrorCode.MODEL_IN_USE, f"Model '{model_id}' is being deleted; wait until that is done.", param=param)
 
 
 def _backend_for(order: LoadOrder, entry: CatalogEntry) -> str:

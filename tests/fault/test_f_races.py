@@ -1,4 +1,4 @@
-"""F. Two things at the same moment, and keys that do not fit: F69-F71, F73, F74. F72 is the kill soak."""
+"""F. Two things at the same moment, and keys that do not fit: F69-F71, F74. F72 is the kill soak, F73 downloads."""
 
 import asyncio
 import contextlib
@@ -266,11 +266,6 @@ def test_f71_crashes_together(world: World) -> None:
     restarts = {name: server.worker(name)["restarts"] for name in ("first", "second", "third")}
     assert restarts == {"first": 1, "second": 1, "third": 2}
     assert all(server.chat(name).status_code == 200 for name in restarts)
-
-
-@pytest.mark.fault("F73", "A partial or wrong download can never be loaded.", not_run="downloads are not built yet")
-def test_f73_interrupted_download() -> None:
-    """Resumed after kill -9; wrong bytes are refused by their hash."""
 
 
 # --- F74 ----------------------------------------------------------------------------------------------------------------------

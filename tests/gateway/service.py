@@ -10,6 +10,7 @@ from lmx_protocol.messages import AnyRequest, AnyRequestEvent, Cancelled, Finish
 from lmx_protocol.states import READINESS, FinishReason, ModelFormat, Readiness, WorkerState
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
+from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
     Answer,
@@ -106,7 +107,12 @@ class FedService:
         self.orders: list[LoadOrder] = []
         self.cleared: list[str | None] = []
         self.rows: list[CompatibilityRow] = []
-        self.load_result: LoadOutcome | Exception = LoadOutcome(
+        self.download_views: dict[str, DownloadView] = {}
+        self.download_orders: list[DownloadOrder] = []
+        self.download_refusal: Refusal | None = None
+        self.confirmed: list[str] = []
+        self.deleted: list[str] = []
+        self.load_result: LoadOutcome | ModelOnItsWay | Exception = LoadOutcome(
             model_id=MODEL, already=False, footprint_bytes=3 * 1024**3, seconds=1.5
         )
         self.load_gate = asyncio.Event()
@@ -150,7 +156,7 @@ class FedService:
         self.submitted.set()
         return answer
 
-    async def load(self, order: LoadOrder) -> LoadOutcome:
+    async def load(self, order: LoadOrder) -> LoadOutcome | ModelOnItsWay:
         self.orders.append(order)
         await self.load_gate.wait()
         self.load_finished.set()
@@ -166,7 +172,44 @@ class FedService:
     async def restart(self, model_id: str) -> LoadOutcome:
         if isinstance(self.load_result, Exception):
             raise self.load_result
+        assert isinstance(self.load_result, LoadOutcome)
         return self.load_result
+
+    async def confirm_load(self, token: str) -> ModelOnItsWay:
+        self.confirmed.append(token)
+        if self.download_refusal is not None:
+            raise self.download_refusal
+        if token != "dl-x":
+            raise Refusal(ErrorCode.TOKEN_NOT_FOUND, "no such token", param="confirmation_token")
+        return ModelOnItsWay(
+            status="downloading", model_id=MODEL, estimated_size_bytes=1536, message="on its way", download_id="dl-1"
+        )
+
+    async def download(self, order: DownloadOrder) -> DownloadView:
+        self.download_orders.append(order)
+        if self.download_refusal is not None:
+            raise self.download_refusal
+        return download_view("dl-1", order.repo_id)
+
+    def downloads(self) -> Sequence[DownloadView]:
+        return list(self.download_views.values())
+
+    def find_download(self, download_id: str) -> DownloadView:
+        if download_id not in self.download_views:
+            raise Refusal(ErrorCode.DOWNLOAD_NOT_FOUND, "no such download", param="download_id")
+        return self.download_views[download_id]
+
+    async def cancel_download(self, download_id: str) -> DownloadView:
+        view = self.find_download(download_id)
+        if view.completed_at is None:
+            self.download_views[download_id] = msgspec.structs.replace(view, status="cancelled", completed_at=9.0)
+        return self.download_views[download_id]
+
+    async def delete(self, model_id: str) -> Deletion:
+        self.deleted.append(model_id)
+        if self.download_refusal is not None:
+            raise self.download_refusal
+        return Deletion(model_id=model_id, freed_bytes=123)
 
     async def clear_quarantine(self, model_id: str | None) -> tuple[str, ...]:
         self.cleared.append(model_id)
@@ -246,4 +289,31 @@ def worker_view(
         suspect=False,
         last_exit=None,
         facts=FACTS,
+    )
+
+
+def download_view(
+    download_id: str = "dl-1", repo_id: str = MODEL, status: str = "downloading", completed_at: float | None = None
+) -> DownloadView:
+    """A download half-way."""
+    return DownloadView(
+        download_id=download_id,
+        repo_id=repo_id,
+        revision=None,
+        status=status,  # type: ignore[arg-type]
+        progress_percent=50.0,
+        downloaded_bytes=500,
+        total_bytes=1000,
+        files_completed=1,
+        files_total=2,
+        bytes_per_second=100.0,
+        eta_seconds=5.0,
+        trouble=None,
+        attempts=1,
+        error=None,
+        error_code=None,
+        started_at=1.0,
+        completed_at=completed_at,
+        local_path=None,
+        loads_model=False,
     )

@@ -76,7 +76,8 @@ class LiveServer:
         adopt_orphans()
         self.close()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LMX_")}
-        environment |= {"LMX_HOME": str(self.home), **self.environment}
+        # Whatever this machine's user has downloaded is no business of a test.
+        environment |= {"LMX_HOME": str(self.home), "HF_HOME": str(self.home / "huggingface"), **self.environment}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, sys.executable, "-m", "lmx_supervisor", "serve", "--port", "0", *self.arguments],

@@ -109,6 +109,18 @@ def test_model_libraries_are_imported_by_backends_only() -> None:
     assert wrong == set()
 
 
+def test_the_hub_is_talked_to_by_jobs_only() -> None:
+    """The hub's client uses the network, which nobody but a job may."""
+    wrong = {
+        f"{name} imports {imported}"
+        for package in PACKAGES
+        for name, path in modules_of(package)
+        for imported in imports_of(path)
+        if imported.split(".")[0] in ("huggingface_hub", "hf_xet") and not is_in(name, "lmx_worker.jobs")
+    }
+    assert wrong == set()
+
+
 def test_the_supervisor_never_loads_a_model_library() -> None:
     """A fresh process that imports every supervisor module has no model library, hub client or worker code in memory."""
     unwanted = sorted({*MODEL_LIBRARIES, "huggingface_hub", "lmx_worker", "multiprocessing.pool"})

@@ -73,14 +73,15 @@ def to_load_order(body: LoadBody) -> LoadOrder:
         max_context_length=body.max_context_length,
         allow_unsupported_runtime=bool(body.allow_unsupported_runtime),
         keep_alive_seconds=body.keep_alive_sec,
+        auto_download=bool(body.auto_download),
     )
 
 
-def refuse_unsafe_id(model_id: str) -> None:
+def refuse_unsafe_id(model_id: str, *, param: str = "model_id") -> None:
     """Raise `Problem` (400 `invalid_value`) for an id that is no name but a path out of the models directory."""
     if ".." in model_id or model_id.startswith("/") or not model_id.isprintable():
-        message = "model_id: an id is a name such as 'org/model': no '..', no leading '/', printable characters only."
-        raise Problem(ErrorCode.INVALID_VALUE, message, param="model_id")
+        message = f"{param}: an id is a name such as 'org/model': no '..', no leading '/', printable characters only."
+        raise Problem(ErrorCode.INVALID_VALUE, message, param=param)
 
 
 def _not_supported(param: str) -> Problem:

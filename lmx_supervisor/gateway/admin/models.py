@@ -9,18 +9,17 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lmx_protocol.errors import ErrorCode
 from lmx_protocol.states import Readiness
-from lmx_supervisor.core.refusal import Refusal
-from lmx_supervisor.core.service import LoadOrder, LoadOutcome, ModelOnDisk, Service
+from lmx_supervisor.core.downloads.orders import ModelOnItsWay
+from lmx_supervisor.core.service import LoadOutcome, ModelOnDisk, Service
 from lmx_supervisor.core.views import WorkerView
+from lmx_supervisor.gateway.admin.downloads import on_its_way_response
 from lmx_supervisor.gateway.admin.model_bodies import load_decoder, refuse_unsafe_id, to_load_order, unload_decoder
 from lmx_supervisor.gateway.admin.units import gigabytes, milliseconds
 from lmx_supervisor.gateway.body import read_json
 from lmx_supervisor.gateway.disconnect import DetachedWork
 from lmx_supervisor.gateway.edge import note
 from lmx_supervisor.gateway.probes import routable
-from lmx_supervisor.gateway.problem import Problem
 from lmx_supervisor.gateway.responses import json_response
 
 
@@ -48,22 +47,15 @@ class AdminModels:
         return json_response([_to_available(model) for model in await self._service.available()])
 
     async def load(self, request: Request) -> Response:
-        """Have a model served; answers when its canary passed. Raises `Problem`, `Refusal`, `ClientGoneError`."""
+        """Have a model served; answers when its canary passed, or at once when it has to be fetched first.
+
+        Raises `Problem`, `Refusal`, `ClientGoneError`.
+        """
         body = await read_json(request, load_decoder, self._service.config.server)
         order = to_load_order(body)
         note(request.scope, model=order.model_id)
-        outcome = await self._detached.wait(self._load(order, auto_download=bool(body.auto_download)), request.receive)
-        return _load_response(outcome)
-
-    async def _load(self, order: LoadOrder, *, auto_download: bool) -> LoadOutcome:
-        try:
-            return await self._service.load(order)
-        except Refusal as refusal:
-            # Asking for a download is harmless as long as none is needed.
-            if auto_download and refusal.code is ErrorCode.MODEL_NOT_FOUND:
-                message = f"{refusal.message} Downloads are disabled: put the model on this machine, or give its `path`."
-                raise Problem(ErrorCode.DOWNLOADS_DISABLED, message, param="auto_download") from refusal
-            raise
+        outcome = await self._detached.wait(self._service.load(order), request.receive)
+        return on_its_way_response(outcome) if isinstance(outcome, ModelOnItsWay) else _load_response(outcome)
 
     async def restart(self, request: Request) -> Response:
         """Replace a served model's worker by a fresh one. Raises `Problem`, `Refusal`, `ClientGoneError`."""

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from lmx_supervisor.core.crashes import CrashHeadline
+from lmx_supervisor.core.downloads.orders import DownloadView, Status
 from lmx_supervisor.core.service import CompatibilityRow
 from lmx_supervisor.core.views import ReadinessView
 from lmx_supervisor.gateway.openapi.inference_answers import Answer
@@ -67,6 +68,51 @@ class ModelLoaded(Answer, frozen=True, kw_only=True):
     model_id: str
     memory_after_load_gb: float | None
     time_to_load_ms: float | None
+
+
+class ModelOnItsWay(Answer, frozen=True, kw_only=True):
+    """A model that is not on this machine, or not whole: what has to be confirmed, or what is under way."""
+
+    status: Literal["download_required", "downloading"]
+    model_id: str
+    estimated_size_bytes: int | None
+    estimated_size_human: str | None
+    confirmation_token: str | None
+    download_id: str | None
+    message: str
+    confirm_url: str | None
+    progress_url: str | None
+
+
+class DownloadStarted(Answer, frozen=True, kw_only=True):
+    """A download that runs, or waits for its turn."""
+
+    download_id: str
+    repo_id: str
+    estimated_size_bytes: int | None
+    status: Status
+
+
+class DownloadList(Answer, frozen=True, kw_only=True):
+    """Downloads, the newest last."""
+
+    downloads: list[DownloadView]
+    count: int
+    include_inactive: bool
+
+
+class DownloadCancelled(DownloadView, frozen=True, kw_only=True):
+    """A download that is over; `cancelled` says whether this request ended it."""
+
+    cancelled: bool
+
+
+class ModelDeleted(Answer, frozen=True, kw_only=True):
+    """A model that is not on this machine any more."""
+
+    success: Literal[True]
+    model_id: str
+    freed_bytes: int
 
 
 class ModelUnloaded(Answer, frozen=True, kw_only=True):

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lmx_supervisor.core.crashes import CrashReport
+from lmx_supervisor.core.downloads.orders import DownloadView
 from lmx_supervisor.core.views import FleetView, WorkerView
 from lmx_supervisor.gateway.admin.compatibility import Query as CompatibilityQuery
+from lmx_supervisor.gateway.admin.downloads import ConfirmBody, DownloadBody, DownloadsQuery
 from lmx_supervisor.gateway.admin.model_bodies import ClearBody, LoadBody, UnloadBody
 from lmx_supervisor.gateway.dialects.anthropic_schema import MessagesBody
 from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody
@@ -190,8 +192,55 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Have a model served; answers when its first generation succeeded",
         key="admin",
         body=LoadBody,
-        answers={200: admin.ModelLoaded},
+        answers={200: admin.ModelLoaded, 202: admin.ModelOnItsWay},
         example={"model_id": "smollm2-135m-instruct"},
+    ),
+    Operation(
+        method="post",
+        path="/admin/models/load/confirm",
+        summary="Start the download that a load offered, and load the model when it has arrived",
+        key="admin",
+        body=ConfirmBody,
+        answers={202: admin.ModelOnItsWay},
+        example={"confirmation_token": "dl-2Zq0b3m5n8p1"},
+    ),
+    Operation(
+        method="post",
+        path="/admin/models/download",
+        summary="Fetch a model from the hub; the same order again joins it",
+        key="admin",
+        body=DownloadBody,
+        answers={200: admin.DownloadStarted},
+        example={"repo_id": "mlx-community/Qwen2.5-0.5B-Instruct-4bit"},
+    ),
+    Operation(
+        method="get",
+        path="/admin/models/downloads",
+        summary="The downloads under way, or all that are remembered",
+        key="admin",
+        query=DownloadsQuery,
+        answers={200: admin.DownloadList},
+    ),
+    Operation(
+        method="get",
+        path="/admin/models/download/{download_id}/progress",
+        summary="How far a download is",
+        key="admin",
+        answers={200: DownloadView},
+    ),
+    Operation(
+        method="post",
+        path="/admin/models/download/{download_id}/cancel",
+        summary="End a download and throw away what has come of it",
+        key="admin",
+        answers={200: admin.DownloadCancelled},
+    ),
+    Operation(
+        method="delete",
+        path="/admin/models/{model_id}",
+        summary="Delete a model that is not in use",
+        key="admin",
+        answers={200: admin.ModelDeleted},
     ),
     Operation(
         method="post",

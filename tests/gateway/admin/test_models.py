@@ -9,6 +9,7 @@ import pytest
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.states import WorkerState
+from lmx_supervisor.core.downloads.orders import ModelOnItsWay
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import LoadOrder, LoadOutcome, ModelOnDisk
 from lmx_supervisor.gateway.app import create_app
@@ -161,18 +162,39 @@ async def test_a_bad_load_is_refused_before_the_service_hears_of_it(
     assert [] == service.orders
 
 
-@pytest.mark.parametrize(("auto_download", "code"), [(True, "downloads_disabled"), (False, "model_not_found")])
-async def test_a_download_is_refused_only_when_it_is_needed(
-    client: httpx.AsyncClient, service: FedService, auto_download: bool, code: str
-) -> None:
-    """`auto_download` matters for a model that is not on this machine."""
-    body = {"model_id": MODEL, "auto_download": auto_download}
-    present = await client.post(LOAD, json=body)
-    service.load_result = Refusal(ErrorCode.MODEL_NOT_FOUND, "not here", param="model_id")
-    absent = await client.post(LOAD, json=body)
+async def test_a_model_that_is_not_here_may_be_on_its_way(client: httpx.AsyncClient, service: FedService) -> None:
+    """202 in the contract's shape: a prompt with a token and where to confirm, or a download and where to watch it."""
+    service.load_result = ModelOnItsWay(
+        status="download_required",
+        model_id=MODEL,
+        estimated_size_bytes=3 * 1024**3,
+        message="confirm",
+        confirmation_token="dl-t",
+    )
+    prompt = await client.post(LOAD, json={"model_id": MODEL})
+    service.load_result = ModelOnItsWay(
+        status="downloading", model_id=MODEL, estimated_size_bytes=None, message="wait", download_id="dl-1"
+    )
+    started = await client.post(LOAD, json={"model_id": MODEL, "auto_download": True})
 
-    assert 200 == present.status_code
-    assert code == absent.json()["error"]["code"]
+    assert (202, 202) == (prompt.status_code, started.status_code)
+    assert {
+        "status": "download_required",
+        "model_id": MODEL,
+        "estimated_size_bytes": 3 * 1024**3,
+        "estimated_size_human": "3.0 GB",
+        "confirmation_token": "dl-t",
+        "download_id": None,
+        "message": "confirm",
+        "confirm_url": "/admin/models/load/confirm",
+        "progress_url": None,
+    } == prompt.json()
+    assert ("dl-1", "/admin/models/download/dl-1/progress", None) == (
+        started.json()["download_id"],
+        started.json()["progress_url"],
+        started.json()["confirm_url"],
+    )
+    assert [False, True] == [order.auto_download for order in service.orders]
 
 
 async def test_a_load_survives_the_client_that_asked(service: FedService) -> None:

@@ -1,0 +1,1 @@
+"""Work that is not serving a model, one process per piece: downloads."""
