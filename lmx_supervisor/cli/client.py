@@ -43,6 +43,10 @@ class Client:
         """
         return _accepted(*self._exchange("POST", path, body, answer_seconds))
 
+    def delete(self, path: str) -> Any:
+        """Delete what is at `path`, return the document that answers it. Raises `NoServer`, `NoAnswer`, `ServerRefused`."""
+        return _accepted(*self._exchange("DELETE", path))
+
     def readiness(self) -> str | None:
         """Why the server is not ready; None when it is. Raises `NoServer`, `NoAnswer`."""
         status, content = self._exchange("GET", "/readyz")

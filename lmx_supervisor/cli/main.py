@@ -22,6 +22,8 @@ COMMANDS = (
     "status",
     "ps",
     "ls",
+    "pull",
+    "rm",
     "load",
     "unload",
     "restart",

@@ -65,6 +65,9 @@ def serving(stand_in: StandIn) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             self._reply(None)
 
+        def do_DELETE(self) -> None:
+            self._reply(None)
+
         def do_POST(self) -> None:
             self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
