@@ -2,11 +2,48 @@
 
 from typing import Any, Literal
 
+from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.crashes import CrashHeadline
 from lmx_supervisor.core.downloads.orders import DownloadView, Status
 from lmx_supervisor.core.service import CompatibilityRow
 from lmx_supervisor.core.views import ReadinessView
 from lmx_supervisor.gateway.openapi.inference_answers import Answer
+
+
+class BudgetOut(Answer, frozen=True, kw_only=True):
+    """What models may take of the host's memory, and what of it is promised."""
+
+    limit_gb: float | None
+    reserved_gb: float | None
+    others_gb: float | None
+    free_gb: float | None
+
+
+class MemoryOfModel(Answer, frozen=True, kw_only=True):
+    """What one model takes, and what is reserved for it."""
+
+    memory_gb: float | None
+    peak_gb: float | None
+    reserved_gb: float | None
+    loaded: bool
+    state: WorkerState
+    pinned: bool
+    keep_alive_sec: int | None
+    evicted_for: str | None
+
+
+class HostMemoryOut(Answer, frozen=True, kw_only=True):
+    """The host's memory, what is promised of it, and to whom."""
+
+    total_unified_memory_gb: float | None
+    used_gb: float | None
+    available_gb: float | None
+    usage_percent: float
+    threshold_percent: float
+    load_shedding_percent: float
+    load_shedding: bool
+    budget: BudgetOut
+    models: dict[str, MemoryOfModel]
 
 
 class Alive(Answer, frozen=True, kw_only=True):

@@ -279,6 +279,9 @@ OPERATIONS: tuple[Operation, ...] = (
         method="get", path="/admin/status", summary="The service in numbers", key="admin", answers={200: admin.StatusOut}
     ),
     Operation(
+        method="get", path="/admin/memory", summary="Memory, and who holds it", key="admin", answers={200: admin.HostMemoryOut}
+    ),
+    Operation(
         method="get", path="/admin/health", summary="The service in one word", key="admin", answers={200: admin.HealthOut}
     ),
     Operation(method="get", path="/admin/events", summary="What happens, as it happens", key="admin", text="text/event-stream"),
