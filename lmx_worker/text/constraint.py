@@ -6,6 +6,7 @@ looks at `failure` after each token.
 
 from typing import Any
 
+_QUOTED_CHARACTERS = 400
 _DEAD_END = "no token of this model can go on from here"
 
 
@@ -47,4 +48,6 @@ class Constraint:
 def in_one_line(message: str) -> str:
     """What llguidance has to say: its first line, and the error in a regular expression that it quotes at length."""
     lines = [line.strip() for line in message.replace("<non-verbose/>", "").strip().splitlines()]
-    return " ".join([*lines[:1], *(line for line in lines[1:] if line.startswith("error:"))])
+    return " ".join(
+        [*(line[:_QUOTED_CHARACTERS] for line in lines[:1]), *(line for line in lines[1:] if line.startswith("error:"))]
+    )

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.limits import FAILURE_MESSAGE_CHARACTERS_MAX, OUTPUT_FORM_BYTES_MAX
+from lmx_protocol.limits import FAILURE_MESSAGE_CHARACTERS_MAX, OUTPUT_FORM_BYTES_MAX, OUTPUT_FORMS_REMEMBERED
 from lmx_protocol.messages import OutputForm
 from lmx_protocol.states import OutputKind
 from lmx_worker.backends.base import ErrorDelta, RequestError
 from lmx_worker.text.constraint import Constraint, in_one_line
+from lmx_worker.text.form_trial import fails
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 FORM_PARAM = "response_format"
+_HARMLESS_CHARACTERS = 2048
 _ANY_OBJECT = '{"type": "object"}'
 _JSON_OPTIONS: "JsonCompileOptions" = {
     # Between two tokens of JSON at most this much: a model that has lost its way fills its answer with white space otherwise.
@@ -46,6 +48,7 @@ class FormCompiler:
         """`open_tokenizer` makes the model's `llguidance.LLTokenizer`; it is called once, when the first form comes."""
         self._open_tokenizer = open_tokenizer
         self._tokenizer: Any = None
+        self._tried: dict[str, None] = {}
 
     def compile(self, form: OutputForm) -> Constraint | None:
         """The constraint for an answer that has not begun, or None for free text.
@@ -61,6 +64,7 @@ class FormCompiler:
         if size > OUTPUT_FORM_BYTES_MAX:
             raise _refusal(form, f"it has {size} bytes, and {OUTPUT_FORM_BYTES_MAX} are allowed")
         grammar = _grammar_of(form)
+        self._try_elsewhere(form, grammar)
         if self._tokenizer is None:
             self._tokenizer = self._open_tokenizer()
         limits = LLParserLimits(verbose_errors=False)
@@ -70,6 +74,17 @@ class FormCompiler:
         if constraint.failure is not None:
             raise _refusal(form, constraint.failure)
         return constraint
+
+    def _try_elsewhere(self, form: OutputForm, grammar: str) -> None:
+        """Let another process find out whether it can be compiled, once for each form that could do harm."""
+        if _is_harmless(form) or grammar in self._tried:
+            return
+        reason = fails(grammar)
+        if reason is not None:
+            raise _refusal(form, reason)
+        self._tried[grammar] = None
+        if len(self._tried) > OUTPUT_FORMS_REMEMBERED:
+            del self._tried[next(iter(self._tried))]
 
 
 def form_failed(request_id: str, reason: str) -> ErrorDelta:
@@ -90,12 +105,22 @@ def _grammar_of(form: OutputForm) -> str:
         content = msgspec.json.decode(schema)
     except (msgspec.DecodeError, RecursionError) as error:
         raise _refusal(form, f"it is no JSON: {error}") from error
-    if not isinstance(content, dict | bool):
-        raise _refusal(form, "a schema is a JSON object")
+    if content is True:
+        schema = "{}"
+    elif not isinstance(content, dict):
+        raise _refusal(form, "a schema that can be met is a JSON object, or true")
     try:
         return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
     except ValueError as error:
         raise _refusal(form, in_one_line(str(error))) from error
+
+
+def _is_harmless(form: OutputForm) -> bool:
+    """Whether a form needs no trial: a small schema without expressions, as most requests have, compiles in milliseconds."""
+    if form.kind is OutputKind.JSON_OBJECT:
+        return True
+    is_small = len(form.source) <= _HARMLESS_CHARACTERS
+    return form.kind is OutputKind.JSON_SCHEMA and is_small and "attern" not in form.source
 
 
 def _refusal(form: OutputForm, reason: str) -> RequestError:

@@ -11,7 +11,7 @@ import pytest
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import GenerateRequest, OutputForm, Sampling
 from lmx_protocol.states import FinishReason, OutputKind
-from lmx_worker.backends.base import Backend, Delta, FinishDelta, RequestError
+from lmx_worker.backends.base import Backend, Delta, ErrorDelta, FinishDelta, RequestError
 from tests.support.backend_driver import GREEDY, answer, ask, finish_of, run, start, step_until_text, text_of
 from tests.support.llamacpp_models import load_demo
 from tests.support.mlx_models import load_mlx, write_tiny_mlx_model
@@ -189,4 +189,31 @@ def test_preparing_needs_no_engine_thread(tmp_path: Path) -> None:
         prepared = pool.submit(backend.prepare, ask("a", "Which code?", max_tokens=ANSWER_TOKENS, output=CODE)).result()
     backend.insert(prepared)
     assert CODE_PATTERN.fullmatch(text_of(run(backend), "a"))
+    backend.close()
+
+
+@pytest.mark.real
+def test_a_form_that_explodes_while_sampling_fails_its_request_only() -> None:
+    """An expression that compiles, and passes llguidance's bounds one token later, fails alone as the client's error."""
+    backend = load_demo()
+    endless = OutputForm(kind=OutputKind.REGEX, source="x?a{1000000000}")
+    start(backend, ask("a", "Go.", output=endless), ask("b", "Go.", max_tokens=8))
+    deltas = run(backend)
+    (error,) = (delta for delta in deltas if isinstance(delta, ErrorDelta))
+    assert (error.request_id, error.code, error.param) == ("a", ErrorCode.INVALID_VALUE, "response_format")
+    assert finish_of(deltas, "b").usage.completion_tokens > 0
+    assert backend.stats().active == 0
+    backend.close()
+
+
+def test_a_form_the_vocabulary_cannot_write_fails_its_request_only(tmp_path: Path) -> None:
+    """A model without a token for a brace gets as far as the brace; its neighbour in the batch goes on."""
+    backend = load_mlx(write_tiny_mlx_model(tmp_path / "model"))
+    start(backend, ask("a", "Go.", output=OutputForm(kind=OutputKind.REGEX, source="fox{2}\\{")), ask("b", "Go.", max_tokens=8))
+    deltas = run(backend)
+    (error,) = (delta for delta in deltas if isinstance(delta, ErrorDelta))
+    assert (error.request_id, error.code, error.param) == ("a", ErrorCode.INVALID_VALUE, "response_format")
+    assert text_of(deltas, "a") == "foxx"
+    assert finish_of(deltas, "b").usage.completion_tokens > 0
+    assert backend.stats().active == 0
     backend.close()

@@ -1,40 +1,24 @@
 """Output forms on a vocabulary of single bytes: what a form lets through, and how a form that cannot be used is refused."""
 
 import json
-from collections.abc import Sequence
+import sys
 from typing import Any
 
 import pytest
-from llguidance import LLTokenizer, TokenizerWrapper
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import OUTPUT_FORM_BYTES_MAX
 from lmx_protocol.messages import OutputForm
 from lmx_protocol.states import OutputKind
 from lmx_worker.backends.base import RequestError
+from lmx_worker.text import form_trial
 from lmx_worker.text.constraint import Constraint
+from lmx_worker.text.form_trial import TOO_COMPLEX, TOO_DEEP, open_bytes
 from lmx_worker.text.grammar import FormCompiler, form_failed
 from tests.support.schemas import SCHEMAS
 
 END = 256
 TOKENS = END + 1
-
-
-class ByteVocabulary:
-    """A token for each byte, and one that ends the answer."""
-
-    eos_token_id = END
-    bos_token_id = None
-    tokens = [bytes([byte]) for byte in range(256)] + [b"<end>"]
-    special_token_ids = [END]  # noqa: RUF012 - llguidance only reads it
-
-    def __call__(self, text: bytes | str) -> Sequence[int]:
-        return list(text.encode() if isinstance(text, str) else text)
-
-
-def open_bytes() -> Any:
-    """The tokenizer of `ByteVocabulary`."""
-    return LLTokenizer(TokenizerWrapper(ByteVocabulary()))
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +54,7 @@ def takes(constraint: Constraint, text: str) -> bool:
     [
         (OutputKind.JSON_OBJECT, "", '{"a": [1, {"b": null}]}', "[1]"),
         (OutputKind.JSON_SCHEMA, '{"type": "boolean"}', "true", '"true"'),
+        (OutputKind.JSON_SCHEMA, "true", "[null, 1e5]", "[null, 1e5"),
         (OutputKind.REGEX, "[ab]+c?", "abbac", "abca"),
         (OutputKind.GRAMMAR, 'start: "<" start ">" | "-"', "<<->>", "<<->"),
     ],
@@ -141,7 +126,9 @@ def test_every_schema_of_the_corpus_can_be_enforced(compiler: FormCompiler, name
     [
         (OutputKind.JSON_SCHEMA, "{", "is no JSON"),
         (OutputKind.JSON_SCHEMA, "", "is no JSON"),
-        (OutputKind.JSON_SCHEMA, "[1]", "a schema is a JSON object"),
+        (OutputKind.JSON_SCHEMA, "[1]", "is a JSON object"),
+        (OutputKind.JSON_SCHEMA, "false", "is a JSON object"),
+        (OutputKind.JSON_SCHEMA, '{"items":' * 5000 + "{}" + "}" * 5000, "recursion"),
         (OutputKind.JSON_SCHEMA, '{"type": "banana"}', "banana"),
         (OutputKind.JSON_SCHEMA, '{"not": {"type": "string"}}', "not"),
         (OutputKind.JSON_SCHEMA, '{"uniqueItems": true, "x-guidance": {"lenient": true}}', "uniqueItems"),
@@ -168,3 +155,48 @@ def test_a_form_that_is_too_large_is_refused_unread(compiler: FormCompiler) -> N
     """The bound counts bytes, and both numbers are in the message."""
     with pytest.raises(RequestError, match=str(OUTPUT_FORM_BYTES_MAX)):
         begin(compiler, OutputKind.REGEX, "ä" * (OUTPUT_FORM_BYTES_MAX // 2 + 1))
+
+
+def chain(length: int) -> str:
+    """A schema that is a chain of references."""
+    links = {f"a{link}": {"$ref": f"#/$defs/a{link + 1}"} for link in range(length)}
+    return json.dumps({"$defs": {**links, f"a{length}": {"type": "null"}}, "$ref": "#/$defs/a0"}, separators=(",", ":"))
+
+
+def terminals(count: int) -> str:
+    """A grammar whose terminals contain each other twice: written out it would be endless."""
+    lines = [f'T{number}: T{number + 1} "a" | T{number + 1}' for number in range(count)]
+    return "\n".join(["start: T0", *lines, f'T{count}: "y"'])
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "reason"),
+    [
+        (OutputKind.JSON_SCHEMA, chain(1900), TOO_DEEP),
+        (OutputKind.GRAMMAR, terminals(2000), TOO_DEEP),
+        (OutputKind.GRAMMAR, "start: T\nT: " + " & ".join(f"~/.*{number}.*/" for number in range(3000)), TOO_COMPLEX),
+        (OutputKind.JSON_SCHEMA, json.dumps({"allOf": [{"anyOf": [{"properties": {f"a{i}{j}": {}}} for j in range(9)]}
+                                                       for i in range(9)]}), "too large"),
+        (OutputKind.REGEX, "(" * 5000 + ")" * 5000, "nest"),
+        (OutputKind.GRAMMAR, "start: " + "(" * 5000 + '"a"' + ")" * 5000, "nested"),
+    ],
+    ids=["references", "terminals", "negations", "combinations", "groups", "parentheses"],
+)  # fmt: skip
+def test_a_hostile_form_is_refused_and_nothing_else_happens(
+    compiler: FormCompiler, kind: OutputKind, source: str, reason: str
+) -> None:
+    """What would overflow the stack of the worker or keep it busy for minutes is refused in time, and the next form works."""
+    with pytest.raises(RequestError, match=reason) as caught:
+        begin(compiler, kind, source)
+    assert caught.value.param == "response_format"
+    assert takes(begin(compiler, OutputKind.REGEX, "ok"), "ok")
+
+
+def test_a_form_is_tried_elsewhere_once(compiler: FormCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second request with the same expression costs no further process, and a plain small schema never one."""
+    begin(compiler, OutputKind.REGEX, "once or [t]wice")
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    begin(compiler, OutputKind.REGEX, "once or [t]wice")
+    begin(compiler, OutputKind.JSON_SCHEMA, '{"type": "object"}')
+    with pytest.raises(OSError, match="nonexistent"):
+        form_trial.fails("anything")
