@@ -65,15 +65,19 @@ class FormCompiler:
             raise _refusal(form, f"it has {size} bytes, and {OUTPUT_FORM_BYTES_MAX} are allowed")
         grammar = _grammar_of(form)
         self._try_elsewhere(form, grammar)
-        if self._tokenizer is None:
-            self._tokenizer = self._open_tokenizer()
         limits = LLParserLimits(verbose_errors=False)
-        constraint = Constraint(LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits))
+        constraint = Constraint(LLMatcher(self.tokenizer(), grammar, log_level=0, limits=limits))
         # The first mask is the dearest, and shows whether the form can be begun at all.
         constraint.allowed()
         if constraint.failure is not None:
             raise _refusal(form, constraint.failure)
         return constraint
+
+    def tokenizer(self) -> Any:
+        """The model's vocabulary in llguidance's form, made by the first call. On the prepare thread."""
+        if self._tokenizer is None:
+            self._tokenizer = self._open_tokenizer()
+        return self._tokenizer
 
     def _try_elsewhere(self, form: OutputForm, grammar: str) -> None:
         """Let another process find out whether it can be compiled, once for each form that could do harm."""

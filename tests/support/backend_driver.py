@@ -15,6 +15,7 @@ def ask(
     sampling: Sampling = GREEDY,
     stop: tuple[str, ...] = (),
     output: OutputForm = FREE_TEXT,
+    logprobs: int | None = None,
 ) -> GenerateRequest:
     """A chat request of one user message."""
     return GenerateRequest(
@@ -25,6 +26,7 @@ def ask(
         sampling=sampling,
         stop=stop,
         output=output,
+        logprobs=logprobs,
     )
 
 

@@ -31,6 +31,7 @@ from lmx_worker.backends.llamacpp.grammar_tokens import open_grammar_tokenizer
 from lmx_worker.backends.llamacpp.sampler import TokenSampler, check_sampling
 from lmx_worker.backends.llamacpp.slots import Slot, expired, place, share_prefill
 from lmx_worker.backends.llamacpp.weights import Weights, load_weights
+from lmx_worker.backends.logprobs import LogprobReader
 from lmx_worker.text.answer_reader import PLAIN, Reading
 from lmx_worker.text.grammar import FormCompiler, form_failed
 from lmx_worker.text.output import AnswerOutput
@@ -106,7 +107,6 @@ class LlamaCppBackend:
             weights_bytes=weights.weights_bytes,
             slots=spec.slots,
             has_chat_template=weights.chat_template() is not None,
-            unsupported_fields=("logprobs",),
         )
 
     def close(self) -> None:
@@ -188,6 +188,7 @@ class LlamaCppBackend:
         assert weights is not None and context is not None and self.has_room()
         assert prepared.request.request_id not in self._generations
         slot, cached_tokens = self._claim(prepared, context, partial=not weights.keeps_whole_sequences)
+        alternatives = prepared.request.logprobs
         self._generations[prepared.request.request_id] = Generation(
             prepared=prepared,
             slot=slot,
@@ -202,6 +203,7 @@ class LlamaCppBackend:
             output=AnswerOutput(prepared.request.request_id, prepared.reading, stops=prepared.request.stop),
             cached_tokens=cached_tokens,
             started_at=time.monotonic(),
+            logprobs=None if alternatives is None else LogprobReader(alternatives, weights.token_text),
         )
         self._publish_stats()
 
@@ -326,14 +328,14 @@ class LlamaCppBackend:
                 return deltas
         weights, context = self._weights, self._context
         assert weights is not None and context is not None
-        token = generation.sampler.sample(context.handle, row)
+        token, logprob = generation.sample(context.handle, row)
         constraint = generation.prepared.constraint
         if constraint is not None and constraint.failure is not None:
             self._release(generation)
             return [*deltas, form_failed(generation.request_id, constraint.failure)]
         self._tokens_decoded += 1
         piece = None if weights.ends_generation(token) else weights.piece(token)
-        deltas.extend(generation.accept(token, piece, now))
+        deltas.extend(generation.accept(token, piece, now, logprob))
         if isinstance(deltas[-1], FinishDelta):
             self._release(generation)
         return deltas

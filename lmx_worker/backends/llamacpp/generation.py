@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from lmx_protocol.messages import Timing, Usage
+from lmx_protocol.messages import Timing, TokenLogprob, Usage
 from lmx_protocol.states import FinishReason
 from lmx_worker.backends.base import Delta, FinishDelta, PrefillDelta, Prepared, TextDelta
 from lmx_worker.backends.llamacpp.sampler import TokenSampler
 from lmx_worker.backends.llamacpp.slots import Slot
+from lmx_worker.backends.logprobs import LogprobReader
 from lmx_worker.text.output import AnswerOutput
 
 
@@ -21,6 +23,7 @@ class Generation:
     output: AnswerOutput
     cached_tokens: int
     started_at: float
+    logprobs: LogprobReader | None = None
     first_token_at: float = 0.0
     pending: int | None = None
     produced: int = 0
@@ -58,7 +61,16 @@ class Generation:
         done = min(len(self.slot.tokens), total)
         return PrefillDelta(self.request_id, done_tokens=done, prompt_tokens=total, cached_tokens=self.cached_tokens)
 
-    def accept(self, token: int, piece: bytes | None, now: float) -> list[Delta]:
+    def sample(self, context: Any, row: int) -> tuple[int, TokenLogprob | None]:
+        """Choose the next token from this row of the last batch; say how likely the model thought it, if that is asked for."""
+        if self.logprobs is None:
+            return self.sampler.sample(context, row), None
+        # First: sampling under a form writes into the row.
+        self.logprobs.note(self.sampler.logits(context, row))
+        token = self.sampler.sample(context, row)
+        return token, self.logprobs.of(token)
+
+    def accept(self, token: int, piece: bytes | None, now: float, logprob: TokenLogprob | None = None) -> list[Delta]:
         """Take the sampled token; `piece` is None for an end token. Ends with a `FinishDelta` when the generation is over.
 
         An end token is counted though it says nothing: it was computed, and OpenAI and the mlx backend count it too.
@@ -68,7 +80,7 @@ class Generation:
         self.produced += 1
         if piece is None:
             return self._finish([TextDelta(self.request_id, "", tokens=1)], FinishReason.STOP, now)
-        deltas = self.output.push(piece)
+        deltas = self.output.push(piece, logprob)
         constraint = self.prepared.constraint
         if self.output.has_ended or (constraint is not None and constraint.is_complete):
             return self._finish(deltas, FinishReason.STOP, now)

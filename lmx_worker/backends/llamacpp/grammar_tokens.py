@@ -27,8 +27,8 @@ class _Vocabulary:
         self._weights = weights
         tokens = range(weights.vocabulary_size)
         self.tokens = [weights.token_text(token) for token in tokens]
-        # What writes nothing into an answer is no text to a form either, whatever its name looks like.
-        self.special_token_ids = [token for token in tokens if not weights.piece(token)]
+        # What is no text in an answer is none to a form either, whatever its name looks like.
+        self.special_token_ids = [token for token in tokens if weights.is_control(token)]
         self.end_token_ids = [token for token in tokens if weights.ends_generation(token)]
         self.eos_token_id = self.end_token_ids[0] if self.end_token_ids else None
         self.bos_token_id = None

@@ -70,11 +70,11 @@ class TokenSampler:
     def sample(self, context: Any, output: int) -> int:
         """Choose a token from the batch row `output` of the last decode, and remember it for the penalties."""
         if self._constraint is not None:
-            self._forbid(self._logits(context, output), self._constraint)
+            self._forbid(self.logits(context, output), self._constraint)
         if self._chain is not None:
             token = int(self._api.llama_sampler_sample(self._chain, context, output))
         else:
-            token = int(self._logits(context, output).argmax())
+            token = int(self.logits(context, output).argmax())
         if self._constraint is not None:
             self._constraint.accept(token)
         return token
@@ -85,7 +85,7 @@ class TokenSampler:
             self._api.llama_sampler_free(self._chain)
             self._chain = None
 
-    def _logits(self, context: Any, output: int) -> Any:
+    def logits(self, context: Any, output: int) -> Any:
         """The row as it lies in llama.cpp's memory: what is written there, the chain reads."""
         logits = self._api.llama_get_logits_ith(context, output)
         return self._np.ctypeslib.as_array(logits, shape=(self._vocabulary_size,))

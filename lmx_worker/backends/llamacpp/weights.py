@@ -94,6 +94,10 @@ class Weights:
         """The bytes a token stands for: of a control token its name, which never gets into an answer's text."""
         return self.piece(token) or self._read_piece(token, special=True)
 
+    def is_control(self, token: int) -> bool:
+        """Whether a token stands for no text; belonging to a mark does not make it text."""
+        return not self._read_piece(token, special=False)
+
     def ends_generation(self, token: int) -> bool:
         """Whether this token is one of the model's ends."""
         return bool(self._api.llama_vocab_is_eog(self._vocabulary, token))

@@ -25,11 +25,13 @@ from lmx_worker.backends.base import (
     TextDelta,
     generation_only,
 )
+from lmx_worker.backends.logprobs import LogprobReader
 from lmx_worker.backends.mlx.forms import FormProcessor
 from lmx_worker.backends.mlx.libraries import import_mlx
 from lmx_worker.backends.mlx.loading import LoadedModel, load_model
 from lmx_worker.backends.mlx.prefix_cache import KvCache, PrefixCache, detach, trim
 from lmx_worker.backends.mlx.prompts import PromptEncoder
+from lmx_worker.backends.mlx.recorder import LogprobRecorder
 from lmx_worker.backends.mlx.sampling import KeyedSampler, LogitsProcessor, make_processors, make_sampler
 from lmx_worker.backends.mlx.text_stream import TextStream, visible_tokens
 from lmx_worker.text.grammar import form_failed
@@ -47,6 +49,7 @@ class _Sequence:
     prompt: list[int]
     cached_tokens: int
     sampler: KeyedSampler | None
+    recorder: LogprobRecorder | None
     processors: list[LogitsProcessor]
     text: TextStream
     inserted_at: float
@@ -127,7 +130,6 @@ class MlxBackend:
             weights_bytes=loaded.weights_bytes,
             slots=spec.slots,
             has_chat_template=bool(loaded.tokenizer.has_chat_template),
-            unsupported_fields=("logprobs",),
         )
 
     @property
@@ -158,12 +160,14 @@ class MlxBackend:
             raise RequestError(ErrorCode.INVALID_REQUEST, f"request {request.request_id} is already running")
         prompt = list(prepared.tokens)
         cache, cached_tokens = self._prefixes.take(prompt)
+        recorder = self._recorder(prepared)
         sequence = _Sequence(
             prepared=prepared,
             prompt=prompt,
             cached_tokens=cached_tokens,
             sampler=make_sampler(request.sampling, vocabulary_size=self._loaded.vocabulary_size),
-            processors=self._processors(prepared),
+            recorder=recorder,
+            processors=self._processors(prepared, recorder),
             text=TextStream(
                 self._loaded.tokenizer.detokenizer,
                 self._is_visible,
@@ -254,10 +258,18 @@ class MlxBackend:
         gc.collect()
         mx.clear_cache()
 
-    def _processors(self, prepared: Prepared) -> list[LogitsProcessor]:
-        """What changes a request's logits. The form comes last: no bias lifts what it forbids."""
+    def _recorder(self, prepared: Prepared) -> LogprobRecorder | None:
+        alternatives = prepared.request.logprobs
+        if alternatives is None:
+            return None
+        assert self._encoder is not None, "insert before load"
+        return LogprobRecorder(LogprobReader(alternatives, self._encoder.token_bytes), prompt_tokens=len(prepared.tokens))
+
+    def _processors(self, prepared: Prepared, recorder: LogprobRecorder | None) -> list[LogitsProcessor]:
+        """What sees and changes a request's logits. The recorder sees the model's own; the form has the last word."""
         assert self._loaded is not None, "insert before load"
-        processors = make_processors(prepared.request.sampling)
+        processors: list[LogitsProcessor] = [] if recorder is None else [recorder]
+        processors += make_processors(prepared.request.sampling)
         if prepared.constraint is not None:
             vocabulary_size = self._loaded.vocabulary_size
             processors.append(
@@ -327,7 +339,12 @@ class MlxBackend:
         is_complete = constraint is not None and constraint.is_complete
         # The end-of-sequence token is counted but says nothing.
         is_end = response.finish_reason == "stop"
-        deltas: list[Delta] = [TextDelta(sequence.request_id, "", 1)] if is_end else sequence.text.push(response.token)
+        if is_end:
+            deltas: list[Delta] = [TextDelta(sequence.request_id, "", 1)]
+        else:
+            recorder = sequence.recorder
+            logprob = None if recorder is None else recorder.take(len(sequence.generated) - 1, response.token)
+            deltas = sequence.text.push(response.token, logprob)
         if response.finish_reason is not None or is_complete or output.has_ended:
             deltas += sequence.text.finish()
             self._end(sequence, response)

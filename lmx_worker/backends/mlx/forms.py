@@ -55,5 +55,5 @@ def open_grammar_tokenizer(tokenizer: Any, *, vocabulary_size: int) -> Any:
     # llguidance reads the tokenizer's file on its own, and what it does not know in there it says with any of these.
     except (ValueError, RuntimeError) as error:
         raise RequestError(
-            ErrorCode.NOT_SUPPORTED, f"This model's tokenizer cannot hold answers to a form: {error}", FORM_PARAM
+            ErrorCode.NOT_SUPPORTED, f"the tokens of this model's tokenizer cannot be told: {error}", FORM_PARAM
         ) from error

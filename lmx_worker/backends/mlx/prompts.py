@@ -59,8 +59,14 @@ class PromptEncoder:
         wanted = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         if wanted < 1:
             raise RequestError(ErrorCode.INVALID_VALUE, f"max_tokens is {wanted}; it must be at least 1", "max_tokens")
+        if request.logprobs is not None:
+            self._open_token_bytes()
         constraint = self._forms.compile(form)
         return Prepared(request=request, tokens=tokens, max_tokens=min(wanted, room), reading=reading, constraint=constraint)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of any token; of a control token its name. For requests that were prepared with log-probabilities."""
+        return bytes(self._forms.tokenizer().decode_bytes([token]))
 
     def count(self, request: GenerateRequest) -> int:
         """How many tokens the prompt has. Raises `RequestError`."""
@@ -87,6 +93,13 @@ class PromptEncoder:
         bos = tokenizer.bos_token
         has_bos = bool(bos) and request.prompt.startswith(bos)
         return list(tokenizer.encode(request.prompt, add_special_tokens=not has_bos)), PLAIN, request.output
+
+    def _open_token_bytes(self) -> None:
+        """Make the exact bytes of tokens known, on this thread: it takes about a second."""
+        try:
+            self._forms.tokenizer()
+        except RequestError as error:
+            raise RequestError(error.code, f"No log-probabilities: {error}", "logprobs") from error
 
     def _check_sampling(self, sampling: Sampling) -> None:
         if sampling.repeat_penalty <= 0.0:

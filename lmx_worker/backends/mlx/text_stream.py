@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lmx_protocol.messages import TokenLogprob
 from lmx_worker.backends.base import Delta
 from lmx_worker.text.answer_format import belongs_to_marks
 from lmx_worker.text.output import AnswerOutput
@@ -16,11 +17,11 @@ class TextStream:
         self._is_visible = is_visible
         self.output = output
 
-    def push(self, token: int) -> list[Delta]:
+    def push(self, token: int, logprob: TokenLogprob | None = None) -> list[Delta]:
         """Take one token, which is counted in one of the deltas."""
         if self._is_visible[token]:
             self._detokenizer.add_token(token)
-        return self.output.push_text(self._detokenizer.last_segment)
+        return self.output.push_text(self._detokenizer.last_segment, logprob)
 
     def finish(self) -> list[Delta]:
         """No more tokens: what was held back."""
