@@ -97,6 +97,27 @@ def test_what_a_client_sends_is_counted(client: anthropic.Anthropic, model: str)
 
 
 @BOTH
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "judge"}])
+def test_a_round_of_tool_use(client: anthropic.Anthropic, model: str, choice: Any) -> None:
+    """A forced call has arguments of their type whatever the model samples, and the model goes on from the result."""
+    asked: dict[str, Any] = {"model": model, "max_tokens": 100, "tools": [JUDGE]}
+    # One call, or a model without any sense may go on calling until its tokens are spent.
+    once = {**choice, "disable_parallel_tool_use": True}
+    with client.messages.stream(messages=QUESTION, tool_choice=once, **asked) as stream:
+        called = stream.get_final_message()
+
+    calls = [block for block in called.content if block.type == "tool_use"]
+    assert (called.stop_reason, len(calls), len(called.content)) == ("tool_use", 1, 1)
+    assert [("judge", {"sure"})] == [(call.name, set(call.input)) for call in calls]
+    results: Any = [{"type": "tool_result", "tool_use_id": call.id, "content": "noted"} for call in calls]
+    history: list[MessageParam] = [*QUESTION, called.to_param(), {"role": "user", "content": results}]
+    answered = client.messages.create(messages=history, tool_choice={"type": "none"}, **asked)
+
+    assert all(block.type == "text" for block in answered.content)
+    assert answered.stop_reason in ("end_turn", "max_tokens")
+
+
+@BOTH
 def test_results_of_tools_are_shown_to_the_model(client: anthropic.Anthropic, model: str) -> None:
     """A round of tool use is part of the prompt, whatever the template, and the model can be kept from calling again."""
     verdict = "A long verdict: yes, and no doubt about it."
