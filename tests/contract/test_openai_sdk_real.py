@@ -1,6 +1,7 @@
 """The official `openai` SDK, validating strictly, against real models on both backends."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -107,6 +108,20 @@ def test_completions_of_tokens(client: openai.OpenAI, model: str) -> None:
 
     assert completion.usage is not None
     assert (4, [0, 1]) == (completion.usage.prompt_tokens, [choice.index for choice in completion.choices])
+
+
+@BOTH
+def test_log_probabilities_are_the_models(client: openai.OpenAI, model: str) -> None:
+    """Greedy: each sampled token is the likeliest of its alternatives, and no alternatives are more than certain together."""
+    (choice,) = client.chat.completions.create(
+        model=model, messages=QUESTION, temperature=0, max_tokens=8, logprobs=True, top_logprobs=5
+    ).choices
+
+    assert choice.logprobs is not None and choice.logprobs.content
+    for entry in choice.logprobs.content:
+        assert (entry.bytes, entry.logprob) == (entry.top_logprobs[0].bytes, entry.top_logprobs[0].logprob)
+        assert 5 == len(entry.top_logprobs)
+        assert sum(math.exp(other.logprob) for other in entry.top_logprobs) <= 1.001
 
 
 def test_a_stop_string_ends_the_answer(client: openai.OpenAI) -> None:
