@@ -12,7 +12,7 @@ DEMO = "smollm2-135m-instruct"
 TINY = "tiny-mlx"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A service that wants a key, has short lines and keeps quiet streams alive every 50 ms."""
     settings = {
@@ -28,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         started.abandon()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def real_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A service with the demo model on llama.cpp and a tiny random model on MLX."""
     started = LiveServer(tmp_path_factory.mktemp("real"), arguments=("--demo",))
