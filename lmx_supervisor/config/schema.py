@@ -65,7 +65,7 @@ class ModelsConfig(Section, frozen=True, kw_only=True):
     """Further models: id → file or directory."""
     context_length: Annotated[int, Meta(ge=512, le=1_048_576)] = 4096
     """Tokens per sequence, unless a load says otherwise; never more than the model was trained for."""
-    slots: Slots = 8
+    slots: Slots = 4
     """Sequences a worker decodes together."""
     prefill_chunk_tokens: Annotated[int, Meta(ge=16, le=8192)] = 256
     """Prompt tokens computed per step, beside the running streams: more is faster to the first token, less is smoother."""

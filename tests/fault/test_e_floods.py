@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from lmx_protocol import limits
+from lmx_supervisor.config.schema import ModelsConfig
 from tests.support.live import LiveServer, wait_until
 from tests.support.wire import Wire, chat_request, request
 from tests.support.world import World
@@ -149,7 +150,7 @@ def test_f56_a_thousand_requests(world: World) -> None:
     world.measure("answered of 1000", statuses[200], "")
 
     assert set(statuses) <= {200, 429, 503}
-    assert statuses[200] >= limits.QUEUE_PER_MODEL + 8
+    assert statuses[200] >= limits.QUEUE_PER_MODEL + ModelsConfig().slots
     assert all(says_when for status, says_when in answers if status != 200)
 
 

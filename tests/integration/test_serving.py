@@ -157,8 +157,9 @@ def test_nothing_is_left_two_seconds_after_the_supervisor_was_killed(serve: Call
         client.join()
 
 
-def test_the_server_answers_at_once_while_a_model_loads_and_streams_run(server: LiveServer) -> None:
+def test_the_server_answers_at_once_while_a_model_loads_and_streams_run(serve: Callable[..., LiveServer]) -> None:
     """Eight streams and a load: /healthz stays within a quarter of a second."""
+    server = serve(LMX_MODELS__SLOTS="8")
     server.script("m", COUNTING)
     server.script("slow", "load: {seconds: 2, callbacks: 200}")
     server.load("m")

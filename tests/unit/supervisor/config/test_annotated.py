@@ -33,5 +33,5 @@ def test_every_key_says_what_it_does() -> None:
 
 def test_comments_come_with_bounds_and_default() -> None:
     """An entry reads: what it is for, what it may be, what it is now."""
-    entry = "  # Sequences a worker decodes together. (a whole number, at least 1 and at most 64)\n  # slots: 8\n"
+    entry = "  # Sequences a worker decodes together. (a whole number, at least 1 and at most 64)\n  # slots: 4\n"
     assert entry in annotated_config()
