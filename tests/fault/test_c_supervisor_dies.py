@@ -85,12 +85,17 @@ def test_f34_a_stranger_with_the_pid_of_a_dead_worker_lives(world: World) -> Non
     server.script("m")
     pid = server.load("m") and server.worker("m")["pid"]
     state_path = server.home / "runtime-state.json"
-    wait_until(lambda: str(pid) in state_path.read_text(), 5.0, "the worker to be written down")
+
+    def is_written_down() -> bool:
+        # The worker is when it starts, the model only when it serves.
+        state = json.loads(state_path.read_text())
+        return "m" in state["loaded_models"] and pid in [worker["pid"] for worker in state["workers"]]
+
+    wait_until(is_written_down, 5.0, "the model and its worker to be written down")
     server.kill()
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         state = json.loads(state_path.read_text())
-        assert any(worker["pid"] == pid for worker in state["workers"])
         for worker in state["workers"]:
             worker["pid"] = stranger.pid
         state_path.write_text(json.dumps(state))
