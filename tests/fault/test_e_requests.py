@@ -315,11 +315,11 @@ HOSTILE = {
         {
             "response_format": {
                 "type": "json_schema",
-                "json_schema": {"properties": {str(number): {"type": "string"} for number in range(20_000)}},
+                "json_schema": {"schema": {"properties": {str(number): {"type": "string"} for number in range(20_000)}}},
             }
         },
         400,
-        "response_format",
+        "response_format.json_schema.schema",
     ),
     "model in another directory": ({"model": "../../etc/passwd"}, 404, None),
     "model with an absolute path": ({"model": "/etc/passwd"}, 404, None),
