@@ -75,8 +75,7 @@ class LiveServer:
         """Start the process and wait until the port listens."""
         adopt_orphans()
         self.close()
-        # Importing MLX for a test sets HF_HUB_OFFLINE for the whole of this process; a server under test must not inherit that.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("LMX_", "HF_"))}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("LMX_")}
         # Whatever this machine's user has downloaded is no business of a test.
         environment |= {"LMX_HOME": str(self.home), "HF_HOME": str(self.home / "huggingface"), **self.environment}
         with self.log_path.open("ab") as log:
