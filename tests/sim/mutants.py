@@ -45,7 +45,7 @@ def _forget_replays(serving: Serving, slot: Slot, incarnation: Incarnation, **_:
 
 def _forget_text(serving: Serving, slot: Slot, incarnation: Incarnation, **_: Any) -> None:
     for entry in serving._state.ledger.of_incarnation(incarnation.name):
-        entry.delivered_text = False
+        entry.delivered_output = False
 
 
 def _believe_any_seq(serving: Serving, slot: Slot, incarnation: Incarnation, message: Any, now: float) -> None:
