@@ -317,6 +317,22 @@ def test_a_crash_in_mid_stream_raises(client: openai.OpenAI, server: LiveServer)
     assert client.chat.completions.create(model=MODEL, messages=asks("France")).choices[0].message.content == PARIS
 
 
+def test_a_crash_in_mid_completion_raises(connect: Callable[..., openai.OpenAI], server: LiveServer) -> None:
+    """The legacy dialect cuts off with an exception too. Its SDK type knows no open choice, so it is read leniently."""
+    lenient = connect(_strict_response_validation=False)
+    got = ""
+    with (
+        pytest.raises(openai.APIError) as lost,
+        lenient.completions.create(model=MODEL, prompt="crash the completion", stream=True) as stream,
+    ):
+        for chunk in stream:
+            got += chunk.choices[0].text
+
+    assert "worker_lost" == lost.value.code
+    assert got and "tick tick tick tick ".startswith(got)
+    server.wait_for_state(MODEL, "ready")
+
+
 def test_a_crash_raises_out_of_the_stream_helper(client: openai.OpenAI, server: LiveServer) -> None:
     """The helper that waits for the end of the answer raises too."""
     with (
