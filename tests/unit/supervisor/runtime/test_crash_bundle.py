@@ -194,6 +194,7 @@ async def test_a_disk_that_hangs_delays_nobody(tmp_path: Path, monkeypatch: pyte
         released.wait(10)
         return text
 
+    earlier = set(threading.enumerate())
     recorder = CrashRecorder(CrashArchive(tmp_path), hang)
     began = time.monotonic()
     for number in range(2 * limits.CRASH_BUNDLES_WAITING_MAX):
@@ -202,6 +203,10 @@ async def test_a_disk_that_hangs_delays_nobody(tmp_path: Path, monkeypatch: pyte
     await recorder.close()
     closed_seconds = time.monotonic() - began
     released.set()
+    # Or it would write on, and close its files, in the middle of another test.
+    for writing in set(threading.enumerate()) - earlier:
+        writing.join(10)
+        assert not writing.is_alive()
 
     assert recorded_seconds < 0.1
     assert closed_seconds < 1.0

@@ -96,8 +96,7 @@ async def test_words_and_end_of_a_job(run_dir: RunDir, tmp_path: Path, program: 
     assert watched.messages == [JobProgress(done_bytes=7, files_done=1)]
     assert (seen.code, seen.signal_number, seen.stderr_tail) == (3, None, "oh no\n")
     assert watched.violations == []
-    # Only what is new: a thread that an earlier test left stuck may close its file meanwhile.
-    assert not descriptor_kinds(os.getpid()) - before
+    assert descriptor_kinds(os.getpid()) == before
 
 
 async def test_a_flood_of_what_is_no_message(run_dir: RunDir, tmp_path: Path, program: Program) -> None:

@@ -61,8 +61,7 @@ def test_a_failed_start_leaves_no_pipe_open(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="Too many open files"):
         spawner.spawn_worker(SPEC, tmp_path / "crash").abandon()
 
-    # Only what is new: a thread that an earlier test left stuck may close its file meanwhile.
-    assert not descriptor_kinds(os.getpid()) - before
+    assert descriptor_kinds(os.getpid()) == before
 
 
 def test_an_abandoned_worker_is_gone_and_reaped(tmp_path: Path) -> None:
