@@ -132,6 +132,7 @@ IPC_PATH_BYTES_MAX = 90
 # --- host -----------------------------------------------------------------------------------------------------------------
 MEMORY_SOFT_RATIO = 0.85
 MEMORY_HARD_RATIO = 0.95
+MEMORY_FORESIGHT_BEATS = 2  # a worker that would be over its limit within so many heartbeats is at the hard mark already
 MEMORY_THRESHOLD_PERCENT = 90
 LOAD_SHEDDING_PERCENT = 95.0
 MEMORY_PEAKS_MAX = 256

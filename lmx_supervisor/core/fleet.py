@@ -156,6 +156,9 @@ class Fleet:
         if isinstance(message, Beat):
             incarnation.note_beat(message, now)
             self._learn_peak(slot, incarnation)
+            if slot is not None:
+                # At once: between two ticks a fast leak gets from one mark to the next.
+                self._memory.look(slot, now)
         elif isinstance(message, Imported):
             incarnation.imported_at = incarnation.last_progress_at = now
             incarnation.backend_version = message.backend_version

@@ -61,6 +61,11 @@ class Incarnation:
         """Whether it may be given requests."""
         return self.ladder is None and self.retire_by is None and not self.memory_mark
 
+    @property
+    def footprint_before_bytes(self) -> int | None:
+        """What it cost at the heartbeat before the last."""
+        return self.memory_curve[-2][1] if len(self.memory_curve) > 1 else None
+
     def note_beat(self, beat: Beat, now: float) -> None:
         """Take in a heartbeat."""
         if beat.steps != self.steps:

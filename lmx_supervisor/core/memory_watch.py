@@ -1,8 +1,10 @@
 """What follows when a worker costs more memory than it may, before the machine has to swap.
 
 Three marks, as shares of `worker_memory_bytes_max`: at the soft one the worker gets no new requests, at the hard one it is
-replaced as soon as its requests have ended, at the limit it is killed. Requests that wait go to the next incarnation. Each
-replacement counts as a failure, so that a model that outgrows every new worker ends in quarantine and not in a loop of loads.
+replaced as soon as its requests have ended, at the limit it is killed. A worker between the first two that grows so fast that
+it would pass the limit unseen is at the hard mark already, so that a fast leak ends in order too. Requests that wait go to the
+next incarnation. Each replacement counts as a failure, so that a model that outgrows every new worker ends in quarantine and
+not in a loop of loads.
 """
 
 from enum import IntEnum
@@ -26,17 +28,29 @@ class MemoryMark(IntEnum):
     LIMIT = 3
 
 
-def memory_mark(footprint_bytes: int | None, policy: Policy) -> MemoryMark:
-    """Where this footprint stands. Without a bound, or before it is known, nowhere."""
+def memory_mark(footprint_bytes: int | None, policy: Policy, *, at_last_beat_bytes: int | None = None) -> MemoryMark:
+    """Where this footprint stands. Without a bound, or before it is known, nowhere.
+
+    `at_last_beat_bytes`: what the heartbeat before the one that said `footprint_bytes` said. Two of them above the soft mark
+    make a trend; a single leap, such as the first long prefill, does not.
+    """
     limit_bytes = policy.worker_memory_bytes_max
     if limit_bytes is None or footprint_bytes is None:
         return MemoryMark.NONE
     share = footprint_bytes / limit_bytes
     if share >= 1:
         return MemoryMark.LIMIT
-    if share >= limits.MEMORY_HARD_RATIO:
+    if share < limits.MEMORY_SOFT_RATIO:
+        return MemoryMark.NONE
+    if share >= limits.MEMORY_HARD_RATIO or _passes_the_limit(at_last_beat_bytes, footprint_bytes, limit_bytes):
         return MemoryMark.HARD
-    return MemoryMark.SOFT if share >= limits.MEMORY_SOFT_RATIO else MemoryMark.NONE
+    return MemoryMark.SOFT
+
+
+def _passes_the_limit(before_bytes: int | None, now_bytes: int, limit_bytes: int) -> bool:
+    if before_bytes is None or before_bytes < limit_bytes * limits.MEMORY_SOFT_RATIO:
+        return False
+    return now_bytes + limits.MEMORY_FORESIGHT_BEATS * (now_bytes - before_bytes) >= limit_bytes
 
 
 class MemoryWatch:
@@ -52,7 +66,8 @@ class MemoryWatch:
         incarnation = self._state.incarnation_of(slot)
         if incarnation is None or incarnation.ladder is not None or slot.state not in SERVING:
             return
-        mark = memory_mark(incarnation.footprint_bytes, self._state.policy)
+        before_bytes = incarnation.footprint_before_bytes
+        mark = memory_mark(incarnation.footprint_bytes, self._state.policy, at_last_beat_bytes=before_bytes)
         if mark != incarnation.memory_mark:
             self._tell(incarnation, mark)
             incarnation.memory_mark = mark

@@ -51,6 +51,34 @@ def test_the_marks_are_shares_of_the_limit(footprint_bytes: int | None, mark: Me
     assert memory_mark(footprint_bytes, Policy()) is MemoryMark.NONE
 
 
+@pytest.mark.parametrize(
+    ("before_bytes", "footprint_bytes", "mark"),
+    [
+        (860, 907, MemoryMark.HARD),
+        (860, 906, MemoryMark.SOFT),
+        (849, 940, MemoryMark.SOFT),
+        (940, 900, MemoryMark.SOFT),
+        (None, 940, MemoryMark.SOFT),
+        (860, 849, MemoryMark.NONE),
+        (900, 1000, MemoryMark.LIMIT),
+    ],
+)
+def test_a_worker_that_would_pass_the_limit_within_two_beats_is_at_the_hard_mark(
+    before_bytes: int | None, footprint_bytes: int, mark: MemoryMark
+) -> None:
+    """Two beats above the soft mark make a trend; a first leap, a fall and a slow climb do not."""
+    assert memory_mark(footprint_bytes, BOUNDED, at_last_beat_bytes=before_bytes) is mark
+
+
+def test_a_fast_leak_in_an_idle_worker_ends_in_order(small: Stage) -> None:
+    """Each step is larger than the way from the hard mark to the limit, and still the worker is asked to leave, not killed."""
+    for footprint_bytes in (860, 920):
+        small.beat(footprint_bytes=footprint_bytes)
+
+    assert small.signals() == [a.WorkerSignal.TERMINATE]
+    assert [told["mark"] for told in small.told("worker_memory")] == ["soft", "hard"]
+
+
 def test_at_the_soft_mark_requests_run_on_and_new_ones_wait_until_the_memory_is_back(small: Stage) -> None:
     """The running request is left alone, operators are told, and the waiting one is leased when the mark is left."""
     small.ask("running")
