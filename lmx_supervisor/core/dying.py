@@ -59,8 +59,8 @@ class Dying:
         slot = self._state.slot_of(incarnation)
         ladder = incarnation.ladder
         cause = ladder.cause if ladder is not None else None
-        # Before its Hello it could not even be asked.
-        outstayed = ladder is not None and ladder.killed and incarnation.hello_at is not None
+        # Before its Hello it could not even be asked, even if the Hello came before the blow fell.
+        outstayed = ladder is not None and ladder.killed and ladder.asked
         state_at_death = slot.state if slot is not None else WorkerState.SPAWNING
         verdict = classify(event.observation, state=state_at_death, cause=cause, outstayed=outstayed)
         if incarnation.load_refusal is not None and verdict.reason in NEVER_RESTART:

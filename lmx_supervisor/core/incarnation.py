@@ -15,6 +15,8 @@ class Ladder:
     cause: KillCause
     kill_at: float
     """When the group gets SIGKILL."""
+    asked: bool = False
+    """It was told to stop first, and had a grace to do so."""
     killed: bool = False
     unkillable_at: float = float("inf")
     """When a killed process that is still there becomes an alarm."""

@@ -93,7 +93,8 @@ class Roster:
             large = (incarnation.footprint_bytes or 0) > limits.LARGE_FOOTPRINT_BYTES
             grace_seconds = limits.STOP_GRACE_LARGE_SECONDS if large else policy.stop_grace_seconds
             incarnation.ladder = Ladder(cause, kill_at=now + grace_seconds)
-            if incarnation.hello_at is not None:
+            incarnation.ladder.asked = incarnation.hello_at is not None
+            if incarnation.ladder.asked:
                 emit(Send(incarnation.name, Shutdown(grace_seconds=grace_seconds)))
                 emit(Signal(incarnation.name, WorkerSignal.TERMINATE))
             else:

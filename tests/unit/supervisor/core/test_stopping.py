@@ -46,6 +46,18 @@ def test_a_worker_that_is_unloaded_before_its_hello_has_stopped() -> None:
     assert stage.of(a.Autopsy) == []
 
 
+def test_a_hello_that_comes_after_the_blow_changes_nothing() -> None:
+    """The worker was killed unasked; that it managed to say hello in its last milliseconds does not make it one that stayed."""
+    stage = Stage()
+    stage.load()
+    stage.unload()
+    stage.hello()
+    stage.die(signal=9)
+
+    assert stage.told("worker_exited")[0]["reason"] == "stopped"
+    assert stage.of(a.Autopsy) == []
+
+
 def test_a_worker_of_another_version_is_named_with_both() -> None:
     """Whoever mixed two installations reads which two."""
     stage = Stage()
