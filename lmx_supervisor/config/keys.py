@@ -52,7 +52,13 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def variable(self) -> str:
         """`LMX_SECTION__NAME`, as the environment writes it."""
-        return f"LMX_{self.section}__{self.name}".upper()
+        return variable_of(self.dotted)
+
+
+def variable_of(dotted: str) -> str:
+    """The variable that says what this key says."""
+    section, _, name = dotted.partition(".")
+    return f"LMX_{section}__{name}".upper()
 
 
 @cache

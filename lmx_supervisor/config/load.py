@@ -6,13 +6,15 @@ stops the start: a value that is silently ignored is found out in production.
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from lmx_supervisor.config.error import ConfigError
-from lmx_supervisor.config.keys import Key, all_keys, literal_spelling
+from lmx_supervisor.config.keys import Key, all_keys, literal_spelling, variable_of
+from lmx_supervisor.config.predecessor import translated
 from lmx_supervisor.config.rules import broken_rules
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.config.sources import COMMAND_LINE, ENVIRONMENT, find_file, read_environment, read_file, read_flags
@@ -48,6 +50,8 @@ class LoadedConfig(msgspec.Struct, frozen=True, kw_only=True):
     origins: dict[str, Origin]
     """Dotted key → origin, for every key there is."""
     source: ConfigSource
+    remarks: tuple[str, ...] = ()
+    """What the operator should know of it though it can be used."""
 
 
 def load_config(*, file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str], home: Path) -> LoadedConfig:
@@ -70,10 +74,13 @@ def load_config(*, file: Path | None, flags: Mapping[str, Any], environ: Mapping
     }
     values = {dotted: key.default for dotted, key in all_keys().items()}
     origins = dict.fromkeys(values, Origin.DEFAULT)
+    remarks: list[str] = []
     for origin, (source, layer) in layers.items():
-        for dotted, raw in layer.items():
+        given = translated(layer, source, partial(_name_at, source))
+        remarks += given.remarks
+        for dotted, raw in given.values.items():
             # Checked even where a later layer overrides it: a broken value must not wait for the day the override goes.
-            values[dotted] = _checked(all_keys()[dotted], raw, source)
+            values[dotted] = _checked(all_keys()[dotted], raw, source, given.written_as.get(dotted, dotted))
             origins[dotted] = origin
     config = config_of(values)
     for broken in broken_rules(config):
@@ -82,8 +89,8 @@ def load_config(*, file: Path | None, flags: Mapping[str, Any], environ: Mapping
         source = next(layers[origin][0] for origin in involved if origin is not Origin.DEFAULT)
         raise ConfigError(source, _name_at(source, broken.key), broken.reason)
     variables = {name: value for name, value in environ.items() if name.startswith("LMX_")}
-    given = ConfigSource(named_file=file, flags=dict(flags), variables=variables, home=home)
-    return LoadedConfig(config=config, file=path, origins=origins, source=given)
+    start = ConfigSource(named_file=file, flags=dict(flags), variables=variables, home=home)
+    return LoadedConfig(config=config, file=path, origins=origins, source=start, remarks=tuple(remarks))
 
 
 def read_again(loaded: LoadedConfig) -> LoadedConfig:
@@ -96,12 +103,12 @@ def read_again(loaded: LoadedConfig) -> LoadedConfig:
     return load_config(file=loaded.file or source.named_file, flags=source.flags, environ=source.variables, home=source.home)
 
 
-def _checked(key: Key, raw: Any, source: str) -> Any:
+def _checked(key: Key, raw: Any, source: str, written_as: str) -> Any:
     try:
         return msgspec.convert(literal_spelling(key.annotation, raw), key.annotation)
     except (msgspec.ValidationError, RecursionError) as error:
         got = "" if key.secret else f", got {_shown(raw)}"
-        raise ConfigError(source, _name_at(source, key.dotted), f"expected {key.expected}{got}") from error
+        raise ConfigError(source, _name_at(source, written_as), f"expected {key.expected}{got}") from error
 
 
 def _dotted(key: str) -> str:
@@ -116,8 +123,7 @@ def _shown(value: Any) -> str:
 
 def _name_at(source: str, dotted: str) -> str:
     """A key as the operator has to write it in that place."""
-    key = all_keys().get(dotted)
-    return key.variable if key and source == ENVIRONMENT else dotted
+    return variable_of(_dotted(dotted)) if source == ENVIRONMENT else dotted
 
 
 def values_of(config: Config) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The three places a value can come from, each read into flat `dotted key → value` form; types are checked by `load`.
 
-Covers the syntax of files and variables and refuses unknown keys. Does not cover precedence, types and bounds (`load`) or rules
-between keys (`rules`).
+Covers the syntax of files and variables and refuses unknown keys. Does not cover precedence, types and bounds (`load`), what
+the predecessor's keys mean (`predecessor`: they are passed on as they are) or rules between keys (`rules`).
 """
 
 import tomllib
@@ -16,6 +16,7 @@ from msgspec.inspect import BoolType, DictType, FloatType, IntType, NoneType, Ty
 from lmx_protocol import limits
 from lmx_supervisor.config.error import ConfigError
 from lmx_supervisor.config.keys import Key, all_keys, all_sections, nearest_key, nearest_section
+from lmx_supervisor.config.predecessor import LATER_SECTIONS, OLD_KEYS, Renamed
 
 ENVIRONMENT = "environment"
 COMMAND_LINE = "command line"
@@ -35,7 +36,7 @@ def find_file(named: Path | None, environ: Mapping[str, str], home: Path) -> Pat
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The values of a YAML or TOML file. Raises `ConfigError` for a file or key that cannot be used."""
+    """The values of a YAML or TOML file, the predecessor's too. Raises `ConfigError` for a file or key that cannot be used."""
     document = _parse(path, _read_text(path))
     if document is None:
         return {}
@@ -44,32 +45,48 @@ def read_file(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for section, content in document.items():
         if section not in all_sections():
-            raise ConfigError(str(path), str(section), "unknown section", suggestion=nearest_section(str(section)))
+            raise _unknown_section(str(path), str(section))
         # A section whose keys are all commented out reads as null.
         if not isinstance(content, dict | None):
             raise ConfigError(str(path), section, f"must be a map of keys, not {type(content).__name__}")
         for name, value in (content or {}).items():
-            if f"{section}.{name}" not in all_keys():
-                suggestion = nearest_key(section, str(name))
-                raise ConfigError(str(path), f"{section}.{name}", "unknown key", suggestion=suggestion)
-            values[f"{section}.{name}"] = value
+            dotted = f"{section}.{name}"
+            if dotted not in all_keys() and dotted not in OLD_KEYS:
+                raise ConfigError(str(path), dotted, "unknown key", suggestion=nearest_key(section, str(name)))
+            values[dotted] = value
     return values
 
 
+def _unknown_section(source: str, section: str) -> ConfigError:
+    later = LATER_SECTIONS.get(section)
+    if later is not None:
+        return ConfigError(source, section, f"unknown section; {later}")
+    return ConfigError(source, section, "unknown section", suggestion=nearest_section(section))
+
+
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The values of all `LMX_SECTION__KEY` variables. Raises `ConfigError` for an unknown key or text of the wrong form."""
+    """The values of all `LMX_SECTION__KEY` variables, the predecessor's too.
+
+    Raises:
+        ConfigError: an unknown key, or text of the wrong form.
+    """
     values: dict[str, Any] = {}
     for variable in sorted(environ):
         prefix, _, rest = variable.partition("LMX_")
         if prefix or "__" not in rest:
             continue
         section, _, name = rest.lower().partition("__")
-        key = all_keys().get(f"{section}.{name}")
+        dotted = f"{section}.{name}"
+        old = OLD_KEYS.get(dotted)
+        if old is not None and not isinstance(old, Renamed):
+            values[dotted] = _plain_value(environ[variable])
+            continue
+        key = all_keys().get(old.to if old is not None else dotted)
         if key is None:
             nearest = nearest_key(section, name)
             suggestion = all_keys()[nearest].variable if nearest else None
             raise ConfigError(ENVIRONMENT, variable, "unknown key", suggestion=suggestion)
-        values[key.dotted] = _value_of_text(key, environ[variable])
+        values[dotted] = _value_of_text(key, environ[variable], variable)
     return values
 
 
@@ -131,7 +148,16 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _value_of_text(key: Key, text: str) -> Any:
+def _plain_value(text: str) -> Any:
+    """What a text means where no key says what it should be."""
+    word = text.strip().lower()
+    try:
+        return word in _TRUE_WORDS if word in (_TRUE_WORDS | _FALSE_WORDS) - {"0", "1"} else msgspec.json.decode(word)
+    except (msgspec.DecodeError, RecursionError):
+        return text
+
+
+def _value_of_text(key: Key, text: str, variable: str) -> Any:
     """What a variable's text means for this key; text that means nothing is returned as it is, for `load` to refuse."""
     kind: Type = msgspec.inspect.type_info(key.annotation)
     if isinstance(kind, UnionType):
@@ -152,6 +178,6 @@ def _value_of_text(key: Key, text: str) -> Any:
             try:
                 return msgspec.json.decode(text)
             except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-                raise ConfigError(ENVIRONMENT, key.variable, f"must be JSON such as {example}") from error
+                raise ConfigError(ENVIRONMENT, variable, f"must be JSON such as {example}") from error
         case _:
             return text

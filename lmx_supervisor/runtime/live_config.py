@@ -1,6 +1,7 @@
 """The configuration in force, and reading it anew while the service runs."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from lmx_protocol import limits
@@ -12,6 +13,8 @@ from lmx_supervisor.config.reloading import Reload, plan_reload
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.refusal import Refusal
 
+log = logging.getLogger("lmx.config")
+
 
 class LiveConfig:
     """Holds one configuration at a time. Create it on a running loop."""
@@ -22,6 +25,7 @@ class LiveConfig:
         self._apply = apply
         self._calls = DiskCalls(at_once=1, seconds=limits.CONFIG_READ_SECONDS)
         self._one_at_a_time = asyncio.Lock()
+        _log_remarks(loaded)
 
     @property
     def config(self) -> Config:
@@ -43,4 +47,10 @@ class LiveConfig:
                 raise Refusal(ErrorCode.INVALID_VALUE, message, param=error.key) from error
             self._loaded = planned.loaded
             self._apply(planned.loaded.config)
+            _log_remarks(planned.loaded)
             return planned
+
+
+def _log_remarks(loaded: LoadedConfig) -> None:
+    for remark in loaded.remarks:
+        log.warning("config_remark", extra={"text": remark})

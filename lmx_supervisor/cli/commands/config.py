@@ -10,7 +10,7 @@ import typer
 from lmx_supervisor.cli import options
 from lmx_supervisor.cli.client import Client
 from lmx_supervisor.cli.failures import CommandFailure, NoAnswer
-from lmx_supervisor.cli.terminal import print_json, table
+from lmx_supervisor.cli.terminal import print_json, remark, table
 from lmx_supervisor.config.annotated import annotated_config
 from lmx_supervisor.config.error import ConfigError
 from lmx_supervisor.config.home import home_directory
@@ -55,7 +55,7 @@ def check(*, config: File = None, as_json: options.Json = False) -> None:
     loaded = _load(config)
     file = None if loaded.file is None else str(loaded.file)
     if as_json:
-        print_json({"ok": True, "file": file})
+        print_json({"ok": True, "file": file, "remarks": loaded.remarks})
     else:
         print(f"ok: {file or 'no file; defaults and environment'}")
 
@@ -103,6 +103,9 @@ def path(*, config: File = None) -> None:
 def _load(file: Path | None) -> LoadedConfig:
     no_flags: dict[str, Any] = {}
     try:
-        return load_config(file=file, flags=no_flags, environ=os.environ, home=home_directory())
+        loaded = load_config(file=file, flags=no_flags, environ=os.environ, home=home_directory())
     except ConfigError as error:
         raise CommandFailure(str(error)) from error
+    for text in loaded.remarks:
+        remark(text)
+    return loaded
