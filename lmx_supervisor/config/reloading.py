@@ -63,6 +63,8 @@ LIVE_KEYS = frozenset(
         "downloads.attempts_max",
         "downloads.retry_initial_seconds",
         "downloads.retry_max_seconds",
+        "routing.aliases",
+        "routing.default_model",
         "logging.level",
         "security.admin_key",
         "security.inference_api_key",

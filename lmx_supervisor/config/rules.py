@@ -5,6 +5,7 @@ from pathlib import PurePath
 import msgspec
 
 from lmx_protocol import limits
+from lmx_supervisor.config.names import why_no_alias
 from lmx_supervisor.config.schema import Config
 
 
@@ -18,7 +19,7 @@ class BrokenRule(msgspec.Struct, frozen=True):
 
 def broken_rules(config: Config) -> list[BrokenRule]:
     """Every rule this configuration breaks; empty when it can be used."""
-    return [*_broken_orders(config), *_broken_paths(config), *_missing_keys(config)]
+    return [*_broken_orders(config), *_broken_paths(config), *_broken_aliases(config), *_missing_keys(config)]
 
 
 def _broken_orders(config: Config) -> list[BrokenRule]:
@@ -68,6 +69,15 @@ def _broken_paths(config: Config) -> list[BrokenRule]:
         BrokenRule("models.paths", "models.paths", f"a model id must have at most {limits.MODEL_ID_CHARACTERS_MAX} characters")
         for model_id in config.models.paths
         if len(model_id) > limits.MODEL_ID_CHARACTERS_MAX
+    ]
+
+
+def _broken_aliases(config: Config) -> list[BrokenRule]:
+    """Names that mean something else can never be reached as aliases."""
+    return [
+        BrokenRule(f"routing.aliases.{alias}", "routing.aliases", f"an alias cannot be called that: {why}")
+        for alias in config.routing.aliases
+        if (why := why_no_alias(alias)) is not None
     ]
 
 

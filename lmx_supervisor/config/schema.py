@@ -17,6 +17,9 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Slots = Annotated[int, Meta(ge=1, le=64)]
 Positive = Annotated[float, Meta(gt=0, le=86400)]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+Alias = Annotated[str, Meta(min_length=1, max_length=limits.ALIAS_CHARACTERS_MAX)]
+AliasModels = Annotated[tuple[Text, ...], Meta(max_length=limits.ALIAS_MODELS_MAX)]
+Aliases = Annotated[dict[Alias, AliasModels], Meta(max_length=limits.ALIASES_MAX)]
 # Only what fits into an HTTP header: a key with a space or an umlaut could never be sent, and an empty one protects nothing.
 Secret = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[!-~]+\Z")]
 
@@ -56,7 +59,7 @@ class ModelsConfig(Section, frozen=True, kw_only=True):
     """Which models are served, and how."""
 
     default_model: Text | None = None
-    """The model of a request that names none."""
+    """The model of a request that names none: an id, an alias, `auto` or `preset:NAME`."""
     models_directory: Text | None = None
     """Default: `models` in the home."""
     auto_load: tuple[Text, ...] = ()
@@ -165,6 +168,15 @@ class DownloadsConfig(Section, frozen=True, kw_only=True):
     """Longest wait between attempts."""
 
 
+class RoutingConfig(Section, frozen=True, kw_only=True):
+    """Which names a request may use for a model, beside its id."""
+
+    aliases: Aliases = msgspec.field(default_factory=lambda: {"code": (), "reasoning": (), "chat": ()})
+    """Alias → ids of models: a request for the alias goes to the first of them that is served."""
+    default_model: Text | None = None
+    """What `auto` means while it is served; else, the first of all served models by their ids."""
+
+
 class LoggingConfig(Section, frozen=True, kw_only=True):
     """What is logged, how and where."""
 
@@ -201,6 +213,7 @@ class Config(Section, frozen=True, kw_only=True):
     supervision: SupervisionConfig = SupervisionConfig()
     memory: MemoryConfig = MemoryConfig()
     downloads: DownloadsConfig = DownloadsConfig()
+    routing: RoutingConfig = RoutingConfig()
     logging: LoggingConfig = LoggingConfig()
     security: SecurityConfig = SecurityConfig()
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 from msgspec.inspect import BoolType, DictType, FloatType, IntType, NoneType, Type, UnionType, VarTupleType
 
 from lmx_protocol import limits
 from lmx_supervisor.config.error import ConfigError
 from lmx_supervisor.config.keys import Key, all_keys, all_sections, nearest_key, nearest_section
 from lmx_supervisor.config.predecessor import LATER_SECTIONS, OLD_KEYS, Renamed
+from lmx_supervisor.config.yaml_text import YamlTextError, parse_yaml
 
 ENVIRONMENT = "environment"
 COMMAND_LINE = "command line"
@@ -121,31 +121,15 @@ def _parse(path: Path, text: str) -> Any:
             case ".toml":
                 return tomllib.loads(text)
             case ".yaml" | ".yml":
-                return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+                return parse_yaml(text)
             case _:
                 raise ConfigError(str(path), None, "must end in .yaml, .yml or .toml")
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(path), None, f"is not valid TOML: {error}") from error
-    except yaml.MarkedYAMLError as error:
-        # Not str(error): it quotes the line, which may hold a key.
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(str(path), None, f"is not valid YAML: {error.problem}{line}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except YamlTextError as error:
+        raise ConfigError(str(path), None, f"is not valid YAML: {error}") from error
+    except (RecursionError, ValueError) as error:
         raise ConfigError(str(path), None, f"is not valid {path.suffix[1:].upper()}: {type(error).__name__}") from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without its trap of a key written twice, where the last one silently wins."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen and isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key_node.value}' stands there twice", key_node.start_mark
-                )
-            seen.add(str(key_node.value))
-        return super().construct_mapping(node, deep)
 
 
 def _plain_value(text: str) -> Any:
@@ -174,10 +158,16 @@ def _value_of_text(key: Key, text: str, variable: str) -> Any:
             except msgspec.ValidationError:
                 return text
         case VarTupleType() | DictType():
-            example = '["a", "b"]' if isinstance(kind, VarTupleType) else '{"a": "b"}'
+            example = _example(kind)
             try:
                 return msgspec.json.decode(text)
             except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
                 raise ConfigError(ENVIRONMENT, variable, f"must be JSON such as {example}") from error
         case _:
             return text
+
+
+def _example(kind: VarTupleType | DictType) -> str:
+    if isinstance(kind, VarTupleType):
+        return '["a", "b"]'
+    return '{"a": ["b", "c"]}' if isinstance(kind.value_type, VarTupleType) else '{"a": "b"}'

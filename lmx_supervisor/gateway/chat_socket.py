@@ -39,6 +39,7 @@ from lmx_supervisor.gateway.dialects.openai_chat_schema import chat_decoder
 from lmx_supervisor.gateway.dialects.openai_fields import PARAMS
 from lmx_supervisor.gateway.dialects.openai_inbound import not_supported
 from lmx_supervisor.gateway.dialects.socket_frames import ChatFrames
+from lmx_supervisor.gateway.model_choice import ModelChoice
 from lmx_supervisor.gateway.problem import EdgeCode, Problem, internal_error
 
 logger = logging.getLogger("lmx.http")
@@ -78,6 +79,7 @@ class _Conversation:
 
     def __init__(self, service: Service, open_answers: OpenAnswers, scope: Scope, send: Send) -> None:
         self._service = service
+        self._models = ModelChoice(service)
         self._open_answers = open_answers
         self._origin = origin_of(scope, stream=True)
         self._stopping: asyncio.Event = scope.get("state", {}).get("stopping") or asyncio.Event()
@@ -164,12 +166,10 @@ class _Conversation:
         body = decode_json(frame, chat_decoder)
         if body.n is not None and body.n > 1:
             raise not_supported("n", "one answer per chat is supported here; send several chats, they are answered together.")
-        worker = self._service.fleet().worker(body.model)
-        facts = worker.facts if worker is not None else None
-        context_length = facts.context_length if facts is not None else None
-        (generate,) = to_generate_requests(body, generation_id, context_length=context_length)
-        if facts is not None:
-            refuse_what_the_model_cannot(generate, facts, PARAMS)
+        chosen = self._models.choose(body.model)
+        (generate,) = to_generate_requests(body, generation_id, chosen)
+        if chosen.facts is not None:
+            refuse_what_the_model_cannot(generate, chosen.facts, PARAMS)
         return generate, body.stream is not False
 
     async def _answer(self, request_id: str, generate: GenerateRequest, frames: ChatFrames) -> None:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from lmx_protocol.messages import GenerateRequest, Message, OutputForm, Sampling, Tool, ToolCall, ToolChoice
@@ -11,8 +12,11 @@ from lmx_protocol.states import OutputKind, ToolMode
 from lmx_supervisor.gateway.body import decode_json
 from lmx_supervisor.gateway.dialects.anthropic_request import to_count_request, to_generate_request
 from lmx_supervisor.gateway.dialects.anthropic_schema import messages_decoder
+from lmx_supervisor.gateway.model_choice import ChosenModel
 from lmx_supervisor.gateway.problem import Problem
-from tests.gateway.service import MODEL
+from tests.gateway.service import FACTS, MODEL
+
+CHOSEN = ChosenModel(model_id=MODEL)
 
 USER = {"role": "user", "content": "hi"}
 TOOL = {"name": "look", "description": "Looks.", "input_schema": {"type": "object", "properties": {"at": {"type": "string"}}}}
@@ -33,7 +37,7 @@ def result(content: Any = "ok", **fields: Any) -> dict[str, Any]:
 def ask(*turns: Any, **fields: Any) -> GenerateRequest:
     """The neutral request of a body with these turns."""
     body = {"model": MODEL, "messages": list(turns or [USER]), **fields}
-    return to_generate_request(decode_json(json.dumps(body).encode(), messages_decoder), "msg_1")
+    return to_generate_request(decode_json(json.dumps(body).encode(), messages_decoder), "msg_1", CHOSEN)
 
 
 def test_a_plain_body() -> None:
@@ -201,9 +205,11 @@ def test_thinking_is_for_the_template(fields: Any, expected: Any) -> None:
 
 def test_a_backend_without_template_arguments_is_not_bothered() -> None:
     """It would refuse them: they are sent only where the client asked for what they say."""
+    facts = msgspec.structs.replace(FACTS, unsupported_fields=("template_arguments",))
+    without_arguments = ChosenModel(model_id=MODEL, facts=facts)
     for thinking, expected in ((None, ""), ({"type": "disabled"}, ""), ({"type": "adaptive"}, '{"enable_thinking":true}')):
         body = json.dumps({"model": MODEL, "messages": [USER], "thinking": thinking}).encode()
-        request = to_generate_request(decode_json(body, messages_decoder), "msg_1", has_template_arguments=False)
+        request = to_generate_request(decode_json(body, messages_decoder), "msg_1", without_arguments)
 
         assert expected == request.template_arguments
 
@@ -223,7 +229,7 @@ def test_a_count_is_of_the_same_prompt() -> None:
     fields = {"system": "s", "tools": [TOOL], "thinking": {"type": "enabled", "budget_tokens": 9000}}
     body = {"model": MODEL, "messages": [USER], **fields}
 
-    count = to_count_request(decode_json(json.dumps(body).encode(), messages_decoder), "count-1")
+    count = to_count_request(decode_json(json.dumps(body).encode(), messages_decoder), "count-1", CHOSEN)
 
     generate = ask(USER, max_tokens=10_000, **fields)
     assert (generate.messages, generate.tools, generate.template_arguments) == (
@@ -421,7 +427,7 @@ async def test_bad_bodies(name: str, client: httpx.AsyncClient) -> None:
 def test_broken_bytes_in_what_passes_through(body: bytes, param: str) -> None:
     """JSON that is kept as text is text: bytes that are no UTF-8 are refused with their place."""
     with pytest.raises(Problem) as problem:
-        to_generate_request(decode_json(body, messages_decoder), "msg_1")
+        to_generate_request(decode_json(body, messages_decoder), "msg_1", CHOSEN)
 
     assert param == problem.value.param
 

@@ -148,3 +148,24 @@ def test_a_file_that_cannot_be_used_changes_nothing(configured: LiveServer) -> N
     assert "did you mean 'models.queue_per_model'" in answer.json()["error"]["message"]
     assert (gone.status_code, "no such file" in gone.json()["error"]["message"]) == (400, True)
     assert configured.http.get("/admin/workers").status_code == 200
+
+
+def test_names_for_models_change_with_the_next_request(configured: LiveServer) -> None:
+    """Aliases, what `auto` means, and the model of a request that names none."""
+    for model_id in ("a", "b"):
+        configured.script(model_id)
+        configured.load(model_id)
+
+    def answers_to(name: str | None) -> tuple[int, Any]:
+        named = {} if name is None else {"model": name}
+        response = configured.http.post(
+            "/v1/chat/completions", json={**named, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+        )
+        return response.status_code, response.json().get("model")
+
+    before = [answers_to(name) for name in ("mine", "auto", None)]
+    answer = reload(configured, "routing: {aliases: {mine: [b, a]}, default_model: b}\nmodels: {default_model: mine}")
+
+    assert answer["updated"] == ["models.default_model", "routing.aliases", "routing.default_model"]
+    assert before == [(404, None), (200, "a"), (400, None)]
+    assert [answers_to(name) for name in ("mine", "auto", None)] == [(200, "b")] * 3

@@ -16,6 +16,7 @@ from lmx_supervisor.gateway.dialects.anthropic_request import to_count_request, 
 from lmx_supervisor.gateway.dialects.anthropic_schema import messages_decoder
 from lmx_supervisor.gateway.disconnect import until_disconnect
 from lmx_supervisor.gateway.edge import note, request_id_of
+from lmx_supervisor.gateway.model_choice import ModelChoice
 from lmx_supervisor.gateway.responses import json_response
 
 _PARAMS = {
@@ -32,14 +33,13 @@ class Messages:
 
     def __init__(self, service: Service, open_answers: OpenAnswers) -> None:
         self._service = service
+        self._models = ModelChoice(service)
         self._open_answers = open_answers
 
     async def create(self, request: Request) -> ASGIApp:
         """Validate, then hand over to the answering loop. Raises `Problem`."""
         body = await read_json(request, messages_decoder, self._service.config.server)
-        generate = to_generate_request(
-            body, f"msg_{secrets.token_hex(12)}", has_template_arguments=self._has_template_arguments(body.model)
-        )
+        generate = to_generate_request(body, f"msg_{secrets.token_hex(12)}", self._models.choose(body.model))
         translator = MessageTranslator(
             generate.request_id,
             generate.model_id,
@@ -56,17 +56,10 @@ class Messages:
             on_prompt=translator.prompt_progress,
         )
 
-    def _has_template_arguments(self, model_id: str) -> bool:
-        worker = self._service.fleet().worker(model_id)
-        facts = worker.facts if worker is not None else None
-        return facts is None or "template_arguments" not in facts.unsupported_fields
-
     async def count_tokens(self, request: Request) -> Response:
         """How long the prompt of a message would be; nothing is generated. Raises `Problem` and `ClientGoneError`."""
         body = await read_json(request, messages_decoder, self._service.config.server)
-        count = to_count_request(
-            body, f"count-{secrets.token_hex(12)}", has_template_arguments=self._has_template_arguments(body.model)
-        )
+        count = to_count_request(body, f"count-{secrets.token_hex(12)}", self._models.choose(body.model))
         note(request.scope, model=count.model_id, generation_id=count.request_id)
         answers = [self._service.submit(count, origin_of(request.scope, stream=False))]
         gone = until_disconnect(request.receive)

@@ -17,6 +17,7 @@ from lmx_supervisor.gateway.dialects.anthropic_schema import (
     tools_decoder,
 )
 from lmx_supervisor.gateway.dialects.openai_inbound import invalid_value, is_given, not_supported, required
+from lmx_supervisor.gateway.model_choice import ChosenModel
 from lmx_supervisor.gateway.responses import to_json
 
 _MODES = {"auto": ToolMode.AUTO, "any": ToolMode.REQUIRED, "tool": ToolMode.NAMED, "none": ToolMode.NONE}
@@ -24,8 +25,8 @@ _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "
 """In the words that chat templates know."""
 
 
-def to_generate_request(body: MessagesBody, request_id: str, *, has_template_arguments: bool = True) -> GenerateRequest:
-    """The request that `body` asks for. Raises `Problem` (400, with `param`).
+def to_generate_request(body: MessagesBody, request_id: str, chosen: ChosenModel) -> GenerateRequest:
+    """The request that `body` asks of the model that was chosen for it. Raises `Problem` (400, with `param`).
 
     Where the model's backend has no template arguments, nothing is said of thinking unless it was asked for.
     """
@@ -34,16 +35,15 @@ def to_generate_request(body: MessagesBody, request_id: str, *, has_template_arg
     if budget_tokens is not None and budget_tokens >= max_tokens:
         reason = f"this must be less than max_tokens, which is {max_tokens}."
         raise invalid_value("thinking.budget_tokens", reason)
-    return _request(body, request_id, max_tokens, has_template_arguments)
+    return _request(body, request_id, chosen, max_tokens)
 
 
-def to_count_request(body: MessagesBody, request_id: str, *, has_template_arguments: bool = True) -> CountRequest:
+def to_count_request(body: MessagesBody, request_id: str, chosen: ChosenModel) -> CountRequest:
     """The question how many tokens the prompt of `body` has; as above."""
-    of = _request(body, request_id, None, has_template_arguments)
-    return CountRequest(request_id=request_id, model_id=body.model, of=of)
+    return CountRequest(request_id=request_id, model_id=chosen.model_id, of=_request(body, request_id, chosen, None))
 
 
-def _request(body: MessagesBody, request_id: str, max_tokens: int | None, has_template_arguments: bool) -> GenerateRequest:
+def _request(body: MessagesBody, request_id: str, chosen: ChosenModel, max_tokens: int | None) -> GenerateRequest:
     _refuse_unsupported(body)
     messages = to_messages(body.messages)
     system = system_text(body.system) if body.system is not None else ""
@@ -53,7 +53,7 @@ def _request(body: MessagesBody, request_id: str, max_tokens: int | None, has_te
     tools = decode_field("tools", body.tools, tools_decoder, bytes_max=limits.TOOLS_BYTES_MAX) or []
     return GenerateRequest(
         request_id=request_id,
-        model_id=body.model,
+        model_id=chosen.model_id,
         messages=tuple(messages),
         max_tokens=max_tokens,
         stop=tuple(stop or ()),
@@ -61,7 +61,7 @@ def _request(body: MessagesBody, request_id: str, max_tokens: int | None, has_te
         tools=tuple(_tool(tool, f"tools.{index}") for index, tool in enumerate(tools)),
         tool_choice=_tool_choice(body.tool_choice, tools),
         output=_output_form(body),
-        template_arguments=_template_arguments(body) if has_template_arguments or _asks_to_think(body) else "",
+        template_arguments=_template_arguments(body) if chosen.has_template_arguments or _asks_to_think(body) else "",
         continues_last_message=bool(messages) and messages[-1].role == "assistant",
     )
 

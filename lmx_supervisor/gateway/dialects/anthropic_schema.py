@@ -104,7 +104,7 @@ class OutputConfig(Inbound, frozen=True, kw_only=True):
 class MessagesBody(Inbound, frozen=True, kw_only=True):
     """The whole request."""
 
-    model: ModelId
+    model: ModelId | None = None
     messages: Annotated[list[Turn], Meta(min_length=1, max_length=limits.MESSAGES_MAX)]
     system: str | list[Block] | None = None
     max_tokens: TokenCount | None = None

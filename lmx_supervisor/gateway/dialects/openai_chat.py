@@ -15,6 +15,7 @@ from lmx_supervisor.gateway.dialects.openai_chat_schema import chat_decoder
 from lmx_supervisor.gateway.dialects.openai_chat_translator import ChatTranslator
 from lmx_supervisor.gateway.dialects.openai_fields import PARAMS
 from lmx_supervisor.gateway.dialects.openai_output import output_params
+from lmx_supervisor.gateway.model_choice import ModelChoice
 
 
 class ChatCompletions:
@@ -22,18 +23,18 @@ class ChatCompletions:
 
     def __init__(self, service: Service, open_answers: OpenAnswers) -> None:
         self._service = service
+        self._models = ModelChoice(service)
         self._open_answers = open_answers
 
     async def create(self, request: Request) -> ASGIApp:
         """Validate, then hand over to the answering loop. Raises `Problem`."""
         body = await read_json(request, chat_decoder, self._service.config.server)
-        worker = self._service.fleet().worker(body.model)
-        facts = worker.facts if worker is not None else None
+        chosen = self._models.choose(body.model)
         request_id = f"chatcmpl-{secrets.token_hex(12)}"
-        requests = to_generate_requests(body, request_id, context_length=facts.context_length if facts is not None else None)
+        requests = to_generate_requests(body, request_id, chosen)
         translator = ChatTranslator(
             request_id,
-            body.model,
+            chosen.model_id,
             created_unix_seconds=int(time.time()),
             include_usage=body.include_usage,
             choices=len(requests),

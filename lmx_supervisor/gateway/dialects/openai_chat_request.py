@@ -18,6 +18,7 @@ from lmx_supervisor.gateway.dialects.openai_fields import (
 from lmx_supervisor.gateway.dialects.openai_inbound import invalid_value, is_given, not_supported, required
 from lmx_supervisor.gateway.dialects.openai_output import output_form
 from lmx_supervisor.gateway.dialects.openai_tools import earlier_calls, tools_and_choice
+from lmx_supervisor.gateway.model_choice import ChosenModel
 
 _TEMPLATES_OWN = ("messages", "tools", "add_generation_prompt")
 """Variables of a chat template that the request itself sets."""
@@ -25,20 +26,17 @@ _TEMPLATES_OWN = ("messages", "tools", "add_generation_prompt")
 _arguments_decoder = msgspec.json.Decoder(dict[str, Any] | None)
 
 
-def to_generate_requests(body: ChatBody, request_id: str, *, context_length: int | None) -> list[GenerateRequest]:
-    """The requests that `body` asks for. Raises `Problem` (400, with `param`).
-
-    `context_length` is that of the model as it is loaded, in tokens; None when it is not known.
-    """
+def to_generate_requests(body: ChatBody, request_id: str, chosen: ChosenModel) -> list[GenerateRequest]:
+    """The requests that `body` asks of the model that was chosen for it. Raises `Problem` (400, with `param`)."""
     _refuse_unsupported(body)
-    refuse_larger_context(body, context_length)
+    refuse_larger_context(body, chosen)
     tools, tool_choice = tools_and_choice(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
     messages = tuple(_to_message(message, f"messages.{index}") for index, message in enumerate(body.messages))
     if body.continue_final_message and messages[-1].role != "assistant":
         raise invalid_value("continue_final_message", "the last message is not the assistant's; there is nothing to continue.")
     request = GenerateRequest(
         request_id=request_id,
-        model_id=body.model,
+        model_id=chosen.model_id,
         messages=messages,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         stop=stop_strings(body),

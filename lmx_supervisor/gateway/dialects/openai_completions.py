@@ -15,6 +15,7 @@ from lmx_supervisor.gateway.dialects.openai_completions_schema import completion
 from lmx_supervisor.gateway.dialects.openai_completions_translator import CompletionTranslator
 from lmx_supervisor.gateway.dialects.openai_fields import PARAMS
 from lmx_supervisor.gateway.dialects.openai_output import output_params
+from lmx_supervisor.gateway.model_choice import ModelChoice
 
 
 class Completions:
@@ -22,17 +23,18 @@ class Completions:
 
     def __init__(self, service: Service, open_answers: OpenAnswers) -> None:
         self._service = service
+        self._models = ModelChoice(service)
         self._open_answers = open_answers
 
     async def create(self, request: Request) -> ASGIApp:
         """Validate, then hand over to the answering loop. Raises `Problem`."""
         body = await read_json(request, completion_decoder, self._service.config.server)
-        worker = self._service.fleet().worker(body.model)
+        chosen = self._models.choose(body.model)
         request_id = f"cmpl-{secrets.token_hex(12)}"
-        plan = to_plan(body, request_id, facts=worker.facts if worker is not None else None)
+        plan = to_plan(body, request_id, chosen)
         translator = CompletionTranslator(
             request_id,
-            body.model,
+            chosen.model_id,
             created_unix_seconds=int(time.time()),
             include_usage=body.include_usage,
             echoes=plan.echoes,

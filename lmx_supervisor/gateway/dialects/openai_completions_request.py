@@ -4,7 +4,7 @@ import msgspec
 from msgspec import Raw
 
 from lmx_protocol import limits
-from lmx_protocol.messages import GenerateRequest, ModelFacts
+from lmx_protocol.messages import GenerateRequest
 from lmx_supervisor.gateway.body import decode_field
 from lmx_supervisor.gateway.dialects.openai_completions_schema import (
     CompletionBody,
@@ -16,6 +16,7 @@ from lmx_supervisor.gateway.dialects.openai_completions_schema import (
 from lmx_supervisor.gateway.dialects.openai_fields import as_choices, refuse_larger_context, sampling, stop_strings
 from lmx_supervisor.gateway.dialects.openai_inbound import invalid_value, not_supported
 from lmx_supervisor.gateway.dialects.openai_output import output_form
+from lmx_supervisor.gateway.model_choice import ChosenModel
 from lmx_supervisor.gateway.problem import EdgeCode, Problem
 
 Prompt = str | list[int]
@@ -31,12 +32,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What each prompt's answers begin with."""
 
 
-def to_plan(body: CompletionBody, request_id: str, *, facts: ModelFacts | None) -> Plan:
-    """The generations that `body` asks for; `facts` are the model's, where known. Raises `Problem` (400, with `param`)."""
-    refuse_larger_context(body, facts.context_length if facts is not None else None)
+def to_plan(body: CompletionBody, request_id: str, chosen: ChosenModel) -> Plan:
+    """The generations that `body` asks of the model that was chosen for it. Raises `Problem` (400, with `param`)."""
+    refuse_larger_context(body, chosen)
     if body.suffix:
         raise not_supported("suffix", "text is not filled in between two others; put what follows into the prompt.")
-    prompts = _prompts(body.prompt, vocabulary_size=facts.vocabulary_size if facts is not None else 0)
+    prompts = _prompts(body.prompt, vocabulary_size=chosen.vocabulary_size)
     shown = body.n or 1
     candidates = _candidates(body, shown)
     if len(prompts) * candidates > limits.COMPLETIONS_MAX:
@@ -47,7 +48,7 @@ def to_plan(body: CompletionBody, request_id: str, *, facts: ModelFacts | None) 
         raise invalid_value("prompt", reason)
     for_each = GenerateRequest(
         request_id=request_id,
-        model_id=body.model,
+        model_id=chosen.model_id,
         max_tokens=body.max_tokens,
         stop=stop_strings(body),
         sampling=sampling(body),

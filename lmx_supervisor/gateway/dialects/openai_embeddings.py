@@ -9,11 +9,13 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from lmx_protocol.messages import Scores, Usage, Vectors
+from lmx_protocol.states import ModelTask
 from lmx_supervisor.core.results import FLOAT_BYTES
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.body import read_json
 from lmx_supervisor.gateway.dialects.openai_embeddings_request import embedding_decoder, to_embed_request
+from lmx_supervisor.gateway.model_choice import ModelChoice
 from lmx_supervisor.gateway.responses import to_json
 from lmx_supervisor.gateway.result_response import ResultResponse
 
@@ -61,11 +63,13 @@ class Embeddings:
 
     def __init__(self, service: Service, open_answers: OpenAnswers) -> None:
         self._service = service
+        self._models = ModelChoice(service)
         self._open_answers = open_answers
 
     async def create(self, request: Request) -> ASGIApp:
         """Validate, then hand over. Raises `Problem`."""
         body = await read_json(request, embedding_decoder, self._service.config.server)
-        embed = to_embed_request(body, f"embd-{secrets.token_hex(12)}")
-        vectors = EmbeddingList(body.model, len(embed.inputs), as_base64=body.encoding_format == "base64")
+        chosen = self._models.choose(body.model, ModelTask.EMBED)
+        embed = to_embed_request(body, f"embd-{secrets.token_hex(12)}", chosen.model_id)
+        vectors = EmbeddingList(chosen.model_id, len(embed.inputs), as_base64=body.encoding_format == "base64")
         return ResultResponse(self._service, embed, vectors, open_answers=self._open_answers)

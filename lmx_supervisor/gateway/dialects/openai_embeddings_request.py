@@ -30,7 +30,7 @@ _token_lists_decoder: msgspec.json.Decoder[list[list[int]]] = msgspec.json.Decod
 class EmbeddingBody(Inbound, frozen=True, kw_only=True):
     """The whole request."""
 
-    model: ModelId
+    model: ModelId | None = None
     input: Raw
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, le=limits.EMBEDDING_DIMENSIONS_MAX)] | None = None
@@ -40,9 +40,9 @@ class EmbeddingBody(Inbound, frozen=True, kw_only=True):
 embedding_decoder = msgspec.json.Decoder(EmbeddingBody)
 
 
-def to_embed_request(body: EmbeddingBody, request_id: str) -> EmbedRequest:
+def to_embed_request(body: EmbeddingBody, request_id: str, model_id: str) -> EmbedRequest:
     """The request that `body` asks for. Raises `Problem` (400, with `param`)."""
-    return EmbedRequest(request_id=request_id, model_id=body.model, inputs=_inputs(body.input), dimensions=body.dimensions)
+    return EmbedRequest(request_id=request_id, model_id=model_id, inputs=_inputs(body.input), dimensions=body.dimensions)
 
 
 def _inputs(raw: Raw) -> tuple[str | tuple[int, ...], ...]:

@@ -10,6 +10,7 @@ from lmx_protocol.messages import GenerateRequest, Sampling
 from lmx_supervisor.gateway.body import decode_field
 from lmx_supervisor.gateway.dialects.openai_inbound import ABSENT, Inbound, invalid_value
 from lmx_supervisor.gateway.dialects.openai_output import OutputFields
+from lmx_supervisor.gateway.model_choice import ChosenModel
 
 RANDOM_SEED = -1
 
@@ -36,7 +37,7 @@ class StreamOptions(Inbound, frozen=True, kw_only=True):
 class GenerationFields(OutputFields, frozen=True, kw_only=True):
     """What both bodies have."""
 
-    model: ModelId
+    model: ModelId | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: TokenCount | None = None
@@ -98,11 +99,12 @@ def implied_by_effort(effort: str | None) -> dict[str, Any]:
     return {"reasoning_effort": effort, **thinks_not}
 
 
-def refuse_larger_context(body: GenerationFields, context_length: int | None) -> None:
-    """Raises `Problem` when `num_ctx` is more than the loaded context, in tokens; None: it is not known."""
+def refuse_larger_context(body: GenerationFields, chosen: ChosenModel) -> None:
+    """Raises `Problem` when `num_ctx` is more than the model is known to be loaded with."""
+    context_length = chosen.context_length
     if body.num_ctx is not None and context_length is not None and body.num_ctx > context_length:
         reason = (
-            f"{body.model} is loaded with a context of {context_length} tokens, and a request does not reload it; "
+            f"{chosen.model_id} is loaded with a context of {context_length} tokens, and a request does not reload it; "
             "unload it and load it with max_context_length."
         )
         raise invalid_value("num_ctx", reason)

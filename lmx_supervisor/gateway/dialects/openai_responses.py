@@ -25,6 +25,7 @@ from lmx_supervisor.gateway.dialects.openai_responses_translator import (
     INCOMPLETE,
     ResponsesTranslator,
 )
+from lmx_supervisor.gateway.model_choice import ModelChoice
 from lmx_supervisor.gateway.problem import EdgeCode, Problem
 from lmx_supervisor.gateway.response_store import ResponseStore, StoredResponse
 from lmx_supervisor.gateway.responses import json_response, to_json
@@ -37,16 +38,18 @@ class Responses:
 
     def __init__(self, service: Service, open_answers: OpenAnswers, store: ResponseStore) -> None:
         self._service = service
+        self._models = ModelChoice(service)
         self._open_answers = open_answers
         self._store = store
 
     async def create(self, request: Request) -> ASGIApp:
         """POST: validate, then hand over to the answering loop. Raises `Problem`."""
         body = await read_json(request, responses_decoder, self._service.config.server)
+        chosen = self._models.choose(body.model)
         items = input_items(body)
         earlier = self._earlier(body)
         metadata = decode_field("metadata", body.metadata, metadata_decoder) or {}
-        generate = to_generate_request(body, f"resp_{secrets.token_hex(12)}", items, earlier)
+        generate = to_generate_request(body, f"resp_{secrets.token_hex(12)}", chosen, items, earlier)
         translator = ResponsesTranslator(
             generate.request_id,
             echoed(body, generate, metadata),

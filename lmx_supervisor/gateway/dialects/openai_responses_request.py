@@ -24,6 +24,7 @@ from lmx_supervisor.gateway.dialects.openai_responses_schema import (
     response_tools_decoder,
 )
 from lmx_supervisor.gateway.dialects.openai_schemas import schema_text
+from lmx_supervisor.gateway.model_choice import ChosenModel
 from lmx_supervisor.gateway.problem import Problem
 
 PARAMS = {
@@ -56,19 +57,23 @@ def input_items(body: ResponsesBody) -> list[ItemIn]:
 
 
 def to_generate_request(
-    body: ResponsesBody, request_id: str, items: Sequence[ItemIn], earlier: Sequence[Message]
+    body: ResponsesBody, request_id: str, chosen: ChosenModel, items: Sequence[ItemIn], earlier: Sequence[Message]
 ) -> GenerateRequest:
-    """The request that `body` asks for, going on from the `earlier` turns. Raises `Problem` (400, with `param`)."""
+    """The request that `body` asks of the model that was chosen for it, going on from the `earlier` turns.
+
+    Raises:
+        Problem: 400, with `param`.
+    """
     _refuse_unsupported(body)
     tools = _tools(body)
     instructions = (Message(role="system", content=body.instructions),) if body.instructions else ()
-    chosen: dict[str, Any] = {"temperature": body.temperature, "top_p": body.top_p}
+    wishes: dict[str, Any] = {"temperature": body.temperature, "top_p": body.top_p}
     return GenerateRequest(
         request_id=request_id,
-        model_id=body.model,
+        model_id=chosen.model_id,
         messages=(*instructions, *earlier, *to_messages(items)),
         max_tokens=body.max_output_tokens or body.max_tokens,
-        sampling=Sampling(**{name: value for name, value in chosen.items() if value is not None}),
+        sampling=Sampling(**{name: value for name, value in wishes.items() if value is not None}),
         tools=_allowed(body, tools),
         tool_choice=_choice(body, tools),
         output=_output(body),
@@ -208,7 +213,7 @@ def echoed(body: ResponsesBody, request: GenerateRequest, metadata: dict[str, st
         "instructions": body.instructions,
         "max_output_tokens": request.max_tokens,
         "metadata": metadata,
-        "model": body.model,
+        "model": request.model_id,
         "parallel_tool_calls": request.tool_choice.parallel,
         "previous_response_id": body.previous_response_id,
         "reasoning": {"effort": effort, "summary": None},

@@ -85,7 +85,7 @@ class ReasoningOptions(Inbound, frozen=True, kw_only=True):
 class ResponsesBody(Inbound, frozen=True, kw_only=True):
     """The whole request."""
 
-    model: ModelId
+    model: ModelId | None = None
     input: Raw = ABSENT
     instructions: str | None = None
     previous_response_id: ResponseId | None = None

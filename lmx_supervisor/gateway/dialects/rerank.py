@@ -15,12 +15,13 @@ from starlette.types import ASGIApp
 
 from lmx_protocol import limits
 from lmx_protocol.messages import RankRequest, Scores, Usage, Vectors
-from lmx_protocol.states import RankMethod
+from lmx_protocol.states import ModelTask, RankMethod
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.body import decode_field, read_json
 from lmx_supervisor.gateway.dialects.openai_fields import ModelId
 from lmx_supervisor.gateway.dialects.openai_inbound import Inbound, required
+from lmx_supervisor.gateway.model_choice import ModelChoice
 from lmx_supervisor.gateway.problem import EdgeCode, Problem
 from lmx_supervisor.gateway.responses import to_json
 from lmx_supervisor.gateway.result_response import ResultResponse
@@ -37,7 +38,7 @@ class Document(Inbound, frozen=True, kw_only=True):
 class RerankBody(Inbound, frozen=True, kw_only=True):
     """The whole request."""
 
-    model: ModelId
+    model: ModelId | None = None
     query: str
     documents: Raw
     top_n: Annotated[int, Meta(ge=1)] | None = None
@@ -51,7 +52,7 @@ _rerank_decoder = msgspec.json.Decoder(RerankBody)
 _documents_decoder: msgspec.json.Decoder[list[str | Document] | None] = msgspec.json.Decoder(_Documents | None)
 
 
-def to_rank_request(body: RerankBody, request_id: str) -> RankRequest:
+def to_rank_request(body: RerankBody, request_id: str, model_id: str) -> RankRequest:
     """The request that `body` asks for. Raises `Problem` (400, with `param`)."""
     if not body.query.strip():
         raise Problem(EdgeCode.INVALID_INPUT, "query: it is empty; send what the documents are to answer.", param="query")
@@ -61,7 +62,7 @@ def to_rank_request(body: RerankBody, request_id: str) -> RankRequest:
     if not documents:
         raise Problem(EdgeCode.INVALID_INPUT, "documents: there is nothing to rank; send at least one.", param="documents")
     texts = tuple(document if isinstance(document, str) else document.text for document in documents)
-    return RankRequest(request_id=request_id, model_id=body.model, query=body.query, documents=texts)
+    return RankRequest(request_id=request_id, model_id=model_id, query=body.query, documents=texts)
 
 
 class Ranking:
@@ -106,11 +107,13 @@ class Rerank:
 
     def __init__(self, service: Service, open_answers: OpenAnswers) -> None:
         self._service = service
+        self._models = ModelChoice(service)
         self._open_answers = open_answers
 
     async def create(self, request: Request) -> ASGIApp:
         """Validate, then hand over. Raises `Problem`."""
         body = await read_json(request, _rerank_decoder, self._service.config.server)
-        rank = to_rank_request(body, f"rerank-{secrets.token_hex(12)}")
+        chosen = self._models.choose(body.model, ModelTask.RANK)
+        rank = to_rank_request(body, f"rerank-{secrets.token_hex(12)}", chosen.model_id)
         ranking = Ranking(rank, top_n=body.top_n, return_documents=body.return_documents is not False)
         return ResultResponse(self._service, rank, ranking, open_answers=self._open_answers)

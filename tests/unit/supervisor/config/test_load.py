@@ -104,6 +104,9 @@ def test_empty_files_and_sections_are_fine(load: Load, tmp_path: Path, text: str
         ("server: {port: 1, port: 2}", None, "'port' stands there twice in line 1"),
         ("server: [", None, "is not valid YAML"),
         ("server: &a [*a]", "server", "must be a map"),
+        ("routing: {aliases: {code: m}}", "routing.aliases", "a map, each value a list, each entry a text"),
+        ("routing: {aliases: {auto: [m]}}", "routing.aliases.auto", "an alias cannot be called that: `auto` stands for any"),
+        ("routing: {aliases: {'preset:x': [m]}}", "routing.aliases.preset:x", "`preset:` begins the name of a preset"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_refused_by_name_key_and_reason(
@@ -154,6 +157,7 @@ def test_a_directory_is_no_file(load: Load, tmp_path: Path) -> None:
         ("LMX_MODELS__AUTO_LOAD", "[]", "models.auto_load", ()),
         ("LMX_MODELS__AUTO_LOAD", '["a", "b"]', "models.auto_load", ("a", "b")),
         ("LMX_MODELS__PATHS", '{"a": "/a"}', "models.paths", {"a": "/a"}),
+        ("LMX_ROUTING__ALIASES", '{"code": ["a", "b"]}', "routing.aliases", {"code": ("a", "b")}),
         ("LMX_LOGGING__LEVEL", "debug", "logging.level", "DEBUG"),
         ("LMX_SECURITY__ADMIN_KEY", "123", "security.admin_key", "123"),
         ("LMX_MODELS__DEFAULT_MODEL", "null", "models.default_model", None),
@@ -176,6 +180,7 @@ def test_variables_are_read_as_people_write_them(load: Load, variable: str, text
         ("LMX_SERVER__PORT", "", "expected a whole number"),
         ("LMX_MODELS__WARM_SPARE", "perhaps", "expected true or false, got 'perhaps'"),
         ("LMX_MODELS__AUTO_LOAD", "a,b", 'must be JSON such as ["a", "b"]'),
+        ("LMX_ROUTING__ALIASES", "code=a", 'must be JSON such as {"a": ["b", "c"]}'),
         ("LMX_MODELS__AUTO_LOAD", "[" * 100_000, "must be JSON"),
         ("LMX_MODELS__AUTO_LOAD", "{}", "a list, each entry a text"),
         ("LMX_SECURITY__ADMIN_KEY", "", "printable ASCII"),

@@ -13,8 +13,11 @@ from lmx_protocol.states import OutputKind, ToolMode
 from lmx_supervisor.gateway.body import decode_json
 from lmx_supervisor.gateway.dialects.openai_chat_request import to_generate_requests
 from lmx_supervisor.gateway.dialects.openai_chat_schema import chat_decoder
+from lmx_supervisor.gateway.model_choice import ChosenModel
 from lmx_supervisor.gateway.problem import Problem
+from tests.gateway.service import FACTS
 
+CHOSEN = ChosenModel(model_id="m", facts=msgspec.structs.replace(FACTS, context_length=100))
 HI = {"role": "user", "content": "hi"}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
@@ -33,7 +36,7 @@ def call(**fields: Any) -> dict[str, Any]:
 def requests(**fields: Any) -> list[GenerateRequest]:
     """What a body asks for."""
     body = json.dumps({"model": "m", "messages": [HI], **fields}).encode()
-    return to_generate_requests(decode_json(body, chat_decoder), "id", context_length=100)
+    return to_generate_requests(decode_json(body, chat_decoder), "id", CHOSEN)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ def test_a_schema_that_is_not_text_is_refused() -> None:
     body = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"guided_json":{"a":"\xff"}}'
 
     with pytest.raises(Problem) as refused:
-        to_generate_requests(decode_json(body, chat_decoder), "id", context_length=None)
+        to_generate_requests(decode_json(body, chat_decoder), "id", ChosenModel(model_id="m"))
 
     assert (ErrorCode.INVALID_REQUEST, "guided_json") == (refused.value.code, refused.value.param)
 

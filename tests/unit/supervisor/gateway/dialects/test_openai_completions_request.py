@@ -13,6 +13,7 @@ from lmx_protocol.states import OutputKind
 from lmx_supervisor.gateway.body import decode_json
 from lmx_supervisor.gateway.dialects.openai_completions_request import Plan, to_plan
 from lmx_supervisor.gateway.dialects.openai_completions_schema import completion_decoder
+from lmx_supervisor.gateway.model_choice import ChosenModel
 from lmx_supervisor.gateway.problem import EdgeCode, Problem
 from tests.gateway.service import FACTS
 
@@ -20,7 +21,7 @@ from tests.gateway.service import FACTS
 def plan(**fields: Any) -> Plan:
     """What a body comes to, for a model of 100 tokens and 4096 tokens of context."""
     body = json.dumps({"model": "m", "prompt": "p", **fields}).encode()
-    return to_plan(decode_json(body, completion_decoder), "id", facts=FACTS)
+    return to_plan(decode_json(body, completion_decoder), "id", ChosenModel(model_id="m", facts=FACTS))
 
 
 @pytest.mark.parametrize(
@@ -126,4 +127,6 @@ def test_tokens_are_not_checked_against_a_vocabulary_that_is_not_known() -> None
     body = decode_json(b'{"model": "m", "prompt": [100]}', completion_decoder)
     unknown = msgspec.structs.replace(FACTS, vocabulary_size=0)
 
-    assert [(100,), (100,)] == [to_plan(body, "id", facts=facts).requests[0].prompt_tokens for facts in (None, unknown)]
+    chosen = [ChosenModel(model_id="m", facts=facts) for facts in (None, unknown)]
+
+    assert [(100,), (100,)] == [to_plan(body, "id", model).requests[0].prompt_tokens for model in chosen]

@@ -1,0 +1,83 @@
+"""From the name in a request to the model that answers it: the one place of the gateway that resolves names.
+
+What a name means is decided in `core.routing`; here is where it gets its view of the fleet, and where names that lead nowhere
+are refused with what to do next. Every dialect sends the result's `model_id` on, and answers with it.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import ModelFacts
+from lmx_protocol.states import ModelTask, WorkerState
+from lmx_supervisor.config.names import AUTO
+from lmx_supervisor.core.routing import route, served_models
+from lmx_supervisor.core.service import Service
+from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.gateway.dialects.openai_inbound import required
+from lmx_supervisor.gateway.problem import Problem
+
+_NAMED_MAX = 8
+
+
+class ChosenModel(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request is answered by."""
+
+    model_id: str
+    facts: ModelFacts | None = None
+    """What is known of the model, where it has been loaded."""
+
+    @property
+    def context_length(self) -> int | None:
+        """In tokens; None when it is not known."""
+        return self.facts.context_length if self.facts is not None else None
+
+    @property
+    def has_template_arguments(self) -> bool:
+        """Whether its chat template can be told anything, as far as is known."""
+        return self.facts is None or "template_arguments" not in self.facts.unsupported_fields
+
+    @property
+    def vocabulary_size(self) -> int:
+        """In tokens; 0 when it is not known."""
+        return self.facts.vocabulary_size if self.facts is not None else 0
+
+
+class ModelChoice:
+    """Resolves names for one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def choose(self, name: str | None, task: ModelTask = ModelTask.GENERATE) -> ChosenModel:
+        """The model for a request that names `name`, or none. Raises `Problem` (400, 404) where that leads nowhere."""
+        config, fleet = self._service.config, self._service.fleet()
+        name = name if name is not None else config.models.default_model
+        if name is None:
+            raise required("model")
+        served = served_models(fleet, wait_seconds=config.models.queue_wait_seconds)
+        found = route(name, config.routing.aliases, config.routing.default_model, served, task)
+        if found.unserved is not None and not fleet.draining:
+            raise _unserved(name, found.unserved, fleet)
+        worker = fleet.worker(found.model_id)
+        return ChosenModel(model_id=found.model_id, facts=worker.facts if worker is not None else None)
+
+
+def _unserved(name: str, models: Sequence[str], fleet: FleetView) -> Problem:
+    """Nothing that `auto` or an alias stands for is served: what would be, and how to get there."""
+    how = "`lmx load MODEL` or POST /admin/models/load; `lmx ls` lists what is here"
+    if not models:
+        what = "No model is loaded" if name == AUTO else f"No model has the id '{name}', and as an alias it stands for none"
+        into = "" if name == AUTO else f", or list models for it in routing.aliases.{name}"
+        return Problem(ErrorCode.MODEL_NOT_FOUND, f"{what}. Load one with {how}{into}.", param="model")
+    named = ", ".join(_with_state(model_id, fleet) for model_id in models[:_NAMED_MAX])
+    more = f" and {len(models) - _NAMED_MAX} more" if len(models) > _NAMED_MAX else ""
+    message = f"No model that '{name}' stands for is loaded: {named}{more}. Load one of them with {how}."
+    return Problem(ErrorCode.MODEL_NOT_FOUND, message, param="model")
+
+
+def _with_state(model_id: str, fleet: FleetView) -> str:
+    worker = fleet.worker(model_id)
+    is_quarantined = worker is not None and worker.state is WorkerState.QUARANTINED
+    return f"'{model_id}' (quarantined)" if is_quarantined else f"'{model_id}'"
