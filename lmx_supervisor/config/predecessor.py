@@ -53,6 +53,8 @@ LATER_SECTIONS: Mapping[str, str] = {
     "agents": "LMX has no agents yet; remove the section until it has",
     "skills": "LMX has no skills yet; remove the section until it has",
     "workers": "LMX has no skills yet, which these would work for; how models' workers are watched is in supervision",
+    "stack_presets": "nothing in LMX depended on them; GET /admin/stack shows what routing.aliases lead to",
+    "backends": "LMX starts the backends it needs itself; models on other machines come later",
     "observability": "LMX sends no traces; GET /admin/metrics has its measurements",
 }
 """Sections of the predecessor whose features are not here."""

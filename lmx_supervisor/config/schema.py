@@ -17,6 +17,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Slots = Annotated[int, Meta(ge=1, le=64)]
 Positive = Annotated[float, Meta(gt=0, le=86400)]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+Label = Annotated[str, Meta(max_length=1024)]
 Alias = Annotated[str, Meta(min_length=1, max_length=limits.ALIAS_CHARACTERS_MAX)]
 AliasModels = Annotated[tuple[Text, ...], Meta(max_length=limits.ALIAS_MODELS_MAX)]
 Aliases = Annotated[dict[Alias, AliasModels], Meta(max_length=limits.ALIASES_MAX)]
@@ -177,6 +178,17 @@ class RoutingConfig(Section, frozen=True, kw_only=True):
     """What `auto` means while it is served; else, the first of all served models by their ids."""
 
 
+class DeviceConfig(Section, frozen=True, kw_only=True):
+    """What this machine is called and what it is for, in GET /admin/device; nothing depends on it."""
+
+    name: Label = ""
+    """Empty: the host's name."""
+    purpose: Label = ""
+    """In your own words."""
+    role: Label = "inference_server"
+    """In one word."""
+
+
 class LoggingConfig(Section, frozen=True, kw_only=True):
     """What is logged, how and where."""
 
@@ -214,6 +226,7 @@ class Config(Section, frozen=True, kw_only=True):
     memory: MemoryConfig = MemoryConfig()
     downloads: DownloadsConfig = DownloadsConfig()
     routing: RoutingConfig = RoutingConfig()
+    device: DeviceConfig = DeviceConfig()
     logging: LoggingConfig = LoggingConfig()
     security: SecurityConfig = SecurityConfig()
 

@@ -23,6 +23,7 @@ from lmx_supervisor.gateway.admin.memory import AdminMemory
 from lmx_supervisor.gateway.admin.metrics import AdminMetrics
 from lmx_supervisor.gateway.admin.models import AdminModels
 from lmx_supervisor.gateway.admin.quarantine import AdminQuarantine
+from lmx_supervisor.gateway.admin.stack import AdminStack
 from lmx_supervisor.gateway.admin.status import AdminStatus
 from lmx_supervisor.gateway.admin.workers import AdminWorkers
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
@@ -116,7 +117,7 @@ def _inference_routes(service: Service) -> list[BaseRoute]:
 
 def _admin_routes(service: Service) -> list[BaseRoute]:
     models, status, workers = AdminModels(service), AdminStatus(service), AdminWorkers(service)
-    crashes, downloads = AdminCrashes(service), AdminDownloads(service)
+    crashes, downloads, stack = AdminCrashes(service), AdminDownloads(service), AdminStack(service)
     return [
         Route("/models", models.index),
         Route("/models/available", models.available),
@@ -132,6 +133,8 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/models/{model_id:path}", downloads.delete, methods=["DELETE"]),
         Route("/quarantine/clear", AdminQuarantine(service).clear, methods=["POST"]),
         Route("/status", status.status),
+        Route("/stack", stack.stack),
+        Route("/device", stack.device),
         Route("/memory", AdminMemory(service).show),
         Route("/health", status.health),
         Route("/events", AdminEvents(service).stream),

@@ -12,7 +12,7 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import ModelFacts
 from lmx_protocol.states import ModelTask, WorkerState
 from lmx_supervisor.config.names import AUTO
-from lmx_supervisor.core.routing import route, served_models
+from lmx_supervisor.core.routing import Aliases, route, served_models
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.core.views import FleetView
 from lmx_supervisor.gateway.dialects.openai_inbound import required
@@ -57,11 +57,16 @@ class ModelChoice:
         if name is None:
             raise required("model")
         served = served_models(fleet, wait_seconds=config.models.queue_wait_seconds)
-        found = route(name, config.routing.aliases, config.routing.default_model, served, task)
+        found = route(name, aliases_of(self._service), config.routing.default_model, served, task)
         if found.unserved is not None and not fleet.draining:
             raise _unserved(name, found.unserved, fleet)
         worker = fleet.worker(found.model_id)
         return ChosenModel(model_id=found.model_id, facts=worker.facts if worker is not None else None)
+
+
+def aliases_of(service: Service) -> Aliases:
+    """The aliases in force."""
+    return service.config.routing.aliases
 
 
 def _unserved(name: str, models: Sequence[str], fleet: FleetView) -> Problem:

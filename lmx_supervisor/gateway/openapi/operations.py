@@ -17,6 +17,7 @@ from lmx_supervisor.gateway.dialects.openai_responses_schema import ResponsesBod
 from lmx_supervisor.gateway.dialects.rerank import RerankBody
 from lmx_supervisor.gateway.openapi import admin_answers as admin
 from lmx_supervisor.gateway.openapi import inference_answers as inference
+from lmx_supervisor.gateway.openapi import stack_answers as stack
 
 Key = Literal["inference", "admin"]
 
@@ -278,6 +279,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         method="get", path="/admin/status", summary="The service in numbers", key="admin", answers={200: admin.StatusOut}
     ),
+    Operation(method="get", path="/admin/stack", summary="What aliases lead to", key="admin", answers={200: stack.StackOut}),
+    Operation(method="get", path="/admin/device", summary="This machine", key="admin", answers={200: stack.DeviceOut}),
     Operation(
         method="get", path="/admin/memory", summary="Memory, and who holds it", key="admin", answers={200: admin.HostMemoryOut}
     ),

@@ -1,0 +1,59 @@
+"""What the routes about names, presets and the machine answer, as structs for the OpenAPI document."""
+
+from typing import Any
+
+from lmx_supervisor.gateway.openapi.inference_answers import Answer
+
+
+class RoleOut(Answer, frozen=True, kw_only=True):
+    """An alias: the models it stands for, and the one a request for it goes to now."""
+
+    preferences: list[str]
+    resolved_model: str | None
+    loaded: bool
+
+
+class BackendInUse(Answer, frozen=True, kw_only=True):
+    """A backend: the models on it, and its workers that wait for the next one."""
+
+    models: list[str]
+    warm_spares: int
+
+
+class StackOut(Answer, frozen=True, kw_only=True):
+    """Which model answers to which name."""
+
+    roles: dict[str, RoleOut]
+    helper_nodes: dict[str, Any]
+    loaded_models: list[str]
+    default_model: str | None
+    backends: dict[str, BackendInUse]
+    stack_presets: dict[str, Any]
+
+
+class HardwareOut(Answer, frozen=True, kw_only=True):
+    """What the machine is; null where the system does not tell."""
+
+    hostname: str
+    chip_name: str | None
+    architecture: str
+    memory_gb: float | None
+    max_working_set_gb: float | None
+    cpu_cores: int | None
+    metal_available: bool
+    gpu_family: str | None
+
+
+class IdentityOut(Answer, frozen=True, kw_only=True):
+    """What the machine is called and for, as the configuration says."""
+
+    name: str
+    purpose: str
+    role: str
+
+
+class DeviceOut(Answer, frozen=True, kw_only=True):
+    """This machine."""
+
+    hardware: HardwareOut
+    identity: IdentityOut
