@@ -196,6 +196,18 @@ METRIC_CLIENT_CHARACTERS_MAX = 64
 METRIC_WINDOW_SECONDS = 300.0
 METRIC_WINDOW_SAMPLES_MAX = 1024
 
+# --- presets, and what is foreseen ----------------------------------------------------------------------------------------
+PRESETS_MAX = 256
+PRESET_FILE_BYTES_MAX = 64 * 1024
+PRESET_NAME_CHARACTERS_MAX = 64
+PRESET_DESCRIPTION_CHARACTERS_MAX = 1024
+PREDICTOR_HISTORY_MAX = 50
+PREDICTOR_TRANSITIONS_MIN = 2
+PREDICTOR_ACCESSES_MIN = 3
+PREDICTOR_WRITE_SECONDS = 30.0
+PREFETCH_INTERVAL_SECONDS = 300
+WARM_POOL_SIZE = 2
+
 # --- command line ---------------------------------------------------------------------------------------------------------
 CLI_CONNECT_SECONDS = 5.0
 CLI_ANSWER_SECONDS = 120.0

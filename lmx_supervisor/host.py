@@ -20,11 +20,12 @@ from lmx_supervisor.config.load import LoadedConfig, Origin
 from lmx_supervisor.config.redact import secret_values
 from lmx_supervisor.config.schema import Config, models_directory
 from lmx_supervisor.core.downloads.state import Download
-from lmx_supervisor.core.events import PeakKnown
+from lmx_supervisor.core.events import PeakKnown, SafeModeKnown
 from lmx_supervisor.core.policy import policy_of
 from lmx_supervisor.core.startup import StartupDecision, decide_startup
 from lmx_supervisor.observe.log_format import Redaction
 from lmx_supervisor.observe.logs import set_log_level
+from lmx_supervisor.runtime.accesses import AccessKeeper, SavedAccesses, accesses_known, read_accesses
 from lmx_supervisor.runtime.atomic_file import ReadDocument, read_document, remove_leftovers
 from lmx_supervisor.runtime.boot_sweep import sweep
 from lmx_supervisor.runtime.compatibility import CompatibilityRegistry, Registry, read_registry
@@ -60,6 +61,7 @@ class _Past:
     state: ReadDocument[RuntimeState]
     registry: ReadDocument[Registry]
     downloads: ReadDocument[DownloadsFile]
+    accesses: ReadDocument[SavedAccesses]
     decision: StartupDecision
 
 
@@ -95,6 +97,10 @@ async def running_service(
             supervisor.post(quarantine_known(saved))
         for peak in past.state.document.memory_peaks if past.state.document else ():
             supervisor.post(PeakKnown(peak.digest, peak.bytes))
+        supervisor.post(accesses_known(past.accesses.document))
+        if past.decision.safe_mode:
+            supervisor.post(SafeModeKnown())
+        accesses = AccessKeeper(home, supervisor)
         state = StateKeeper(home, supervisor, past.state.document, past.decision, os.getpid())
         registry = CompatibilityRegistry(home, supervisor, past.registry.document.rows if past.registry.document else ())
         live = LiveConfig(loaded, _applying_to(supervisor, redaction))
@@ -129,7 +135,7 @@ async def running_service(
                 downloader=downloader,
                 looks=looks,
             )
-            for found in (past.state, past.registry, past.downloads, registered.found):
+            for found in (past.state, past.registry, past.downloads, past.accesses, registered.found):
                 _tell_if_set_aside(supervisor, found.problem, found.set_aside)
             downloader.resume()
             yield Running(service, supervisor)
@@ -139,6 +145,7 @@ async def running_service(
             await looks.close()
             await downloader.close()
             await registry.close()
+            await accesses.close()
             await recorder.close()
             await state.close(clean=clean)
     finally:
@@ -159,7 +166,7 @@ def _look_back(home: Path, loaded: LoadedConfig, models: Path) -> _Past:
     put_back_all(models)
     empty_trash(models)
     decision = decide_startup(last_run(state.document), time.time(), nothing_wanted=_nothing_wanted(loaded))
-    return _Past(state, registry, downloads, decision)
+    return _Past(state, registry, downloads, read_accesses(home), decision)
 
 
 def _earlier_downloads(past: _Past, config: Config) -> list[Download]:

@@ -79,6 +79,12 @@ class ModelsConfig(Section, frozen=True, kw_only=True):
     """Threads per worker; 0: one per core."""
     warm_spare: bool = True
     """Keep one pre-imported worker per backend in use, so that a load or restart pays for the weights only."""
+    warm_pool_enabled: bool = False
+    """Load the model that is likely to be wanted next before anybody asks, where it fits without another one leaving."""
+    prefetch_interval_sec: Annotated[int, Meta(ge=30, le=86400)] = limits.PREFETCH_INTERVAL_SECONDS
+    """How often that is looked at."""
+    warm_pool_size: Annotated[int, Meta(ge=1, le=10)] = limits.WARM_POOL_SIZE
+    """Models loaded so that nobody has used yet, at most."""
     queue_per_model: Annotated[int, Meta(ge=0, le=100_000)] = limits.QUEUE_PER_MODEL
     """Requests that may wait for one model."""
     queue_total: Annotated[int, Meta(ge=0, le=100_000)] = limits.QUEUE_TOTAL

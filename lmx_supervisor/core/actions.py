@@ -139,6 +139,13 @@ class Autopsy:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefetch:
+    """A model is likely to be wanted next: find it, and report with `PrefetchWanted`. That it cannot be found is no failure."""
+
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class AllStopped:
     """The drain is over: no request and no worker is left."""
 
@@ -155,5 +162,6 @@ Action = (
     | Tell
     | VerifyMemory
     | Autopsy
+    | Prefetch
     | AllStopped
 )

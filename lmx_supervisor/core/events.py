@@ -30,6 +30,13 @@ class LoadWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefetchWanted:
+    """The model that was likely to be wanted next was found; `load` says how it would be loaded."""
+
+    load: LoadWanted
+
+
+@dataclass(frozen=True, slots=True)
 class UnloadWanted:
     """Somebody wants a model gone."""
 
@@ -167,12 +174,26 @@ class PeakKnown:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessesKnown:
+    """Which models were wanted before this start, the last one last, and how often any was."""
+
+    history: tuple[str, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class SafeModeKnown:
+    """This start is a safe one: nothing is loaded that nobody orders."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed; due deadlines act."""
 
 
 Event = (
     LoadWanted
+    | PrefetchWanted
     | UnloadWanted
     | RestartWanted
     | QuarantineClearWanted
@@ -189,5 +210,7 @@ Event = (
     | MemoryChecked
     | HostMemoryRead
     | PeakKnown
+    | AccessesKnown
+    | SafeModeKnown
     | Tick
 )

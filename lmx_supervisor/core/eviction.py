@@ -23,13 +23,18 @@ class Candidate:
     model_id: str
     bytes: int
     last_used_at: float
+    unused: bool = False
+    """It was loaded unasked, and nobody has wanted it yet."""
 
 
 def choose(candidates: Sequence[Candidate], short_bytes: int) -> tuple[Candidate, ...]:
-    """The least recently used that together free `short_bytes`, none of them for nothing; empty when all are not enough."""
+    """The least recently used that together free `short_bytes`, none of them for nothing; empty when all are not enough.
+
+    What nobody has used at all goes before the others.
+    """
     chosen: list[Candidate] = []
     freed_bytes = 0
-    for candidate in sorted(candidates, key=lambda candidate: candidate.last_used_at):
+    for candidate in sorted(candidates, key=lambda candidate: (not candidate.unused, candidate.last_used_at)):
         if freed_bytes >= short_bytes:
             break
         chosen.append(candidate)
@@ -47,7 +52,7 @@ def choose(candidates: Sequence[Candidate], short_bytes: int) -> tuple[Candidate
 def candidates(state: FleetState, beneficiary: Slot) -> list[Candidate]:
     """The models that may be unloaded for another."""
     return [
-        Candidate(slot.model_id, charge_bytes(state, slot), slot.last_used_at or 0.0)
+        Candidate(slot.model_id, charge_bytes(state, slot), slot.last_used_at or 0.0, slot.prefetched)
         for slot in state.slots.values()
         if slot is not beneficiary and may_be_evicted(state, slot)
     ]

@@ -39,6 +39,7 @@ from lmx_supervisor.core.serving import ForeignEventError, Serving
 from lmx_supervisor.core.slot import SERVING, Slot
 from lmx_supervisor.core.state import FleetState
 from lmx_supervisor.core.unloading import Unloading
+from lmx_supervisor.core.warm_pool import WarmPool
 
 
 class Fleet:
@@ -54,6 +55,7 @@ class Fleet:
         self._memory = MemoryWatch(self._state, self._roster, self._serving)
         self._unloading = Unloading(self._state, self._loading, self._serving)
         self._host = HostWatch(self._state)
+        self._warm_pool = WarmPool(self._state, self._loading)
         self._containment = Containment(self._state)
         self._readiness = ReadinessWatch()
         self._drain_until = 0.0
@@ -61,6 +63,7 @@ class Fleet:
         self._last_tick: float | None = None
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             e.LoadWanted: self._loading.load_wanted,
+            e.PrefetchWanted: self._warm_pool.wanted,
             e.UnloadWanted: self._loading.unload_wanted,
             e.RestartWanted: self._loading.restart_wanted,
             e.QuarantineClearWanted: lambda event, _: self._loading.quarantine_clear_wanted(event),
@@ -77,6 +80,8 @@ class Fleet:
             e.MemoryChecked: self._loading.memory_checked,
             e.HostMemoryRead: lambda event, _: self._host.read(event),
             e.PeakKnown: lambda event, _: self._state.peaks.note(event.digest, event.peak_bytes),
+            e.AccessesKnown: lambda event, _: self._state.predictor.remember(event.history, event.total),
+            e.SafeModeKnown: self._safe_mode_known,
             e.Tick: self._tick,
         }
 
@@ -117,6 +122,9 @@ class Fleet:
             else:
                 self._loading.drain_slot(slot, self._drain_until, now, "the service is shutting down")
         self._roster.dismiss_unused_spares(now)
+
+    def _safe_mode_known(self, _: e.SafeModeKnown, now: float) -> None:
+        self._state.safe_mode = True
 
     def contain(self, event: e.Event) -> tuple[list[Action], list[str]]:
         """`handle` raised on this event: end what it was about. Returns what is to be done, and the story that led to it."""
@@ -257,6 +265,7 @@ class Fleet:
         self._roster.climb(now)
         self._roster.dismiss_unused_spares(now)
         self._roster.keep_spares(now)
+        self._warm_pool.look(now)
 
     def _forgive_gap(self, now: float) -> None:
         """Shift the deadlines when ticks were missing, before anything else: what is decided from now on is not late."""

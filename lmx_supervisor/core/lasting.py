@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from lmx_protocol.messages import ModelSpec
 from lmx_supervisor.core.exit_reason import Verdict
+from lmx_supervisor.core.predictor import PredictorView
 from lmx_supervisor.core.state import FleetState
 
 
@@ -45,6 +46,8 @@ class Lasting:
     workers: tuple[LivingWorker, ...]
     peaks: tuple[tuple[str, int], ...]
     """What models cost at their peak: digest and bytes, the latest noted last."""
+    accesses: PredictorView
+    """Which models were wanted lately."""
     draining: bool
     """Nothing is wanted any more: the service is stopping."""
 
@@ -54,7 +57,11 @@ def lasting(state: FleetState) -> Lasting:
     slots = state.slots.values()
     incarnations = state.incarnations.values()
     return Lasting(
-        wanted=tuple(WantedModel(slot.spec, slot.backend, slot.keep_alive_seconds) for slot in slots if slot.wanted),
+        wanted=tuple(
+            WantedModel(slot.spec, slot.backend, slot.keep_alive_seconds)
+            for slot in slots
+            if slot.wanted and not slot.prefetched
+        ),
         quarantined=tuple(
             QuarantinedModel(
                 spec=slot.spec,
@@ -69,5 +76,6 @@ def lasting(state: FleetState) -> Lasting:
         ),
         workers=tuple(LivingWorker(worker.name, worker.pid) for worker in incarnations if worker.pid is not None),
         peaks=tuple(state.peaks),
+        accesses=state.predictor.view(state.slots),
         draining=state.draining,
     )

@@ -39,6 +39,9 @@ class Loading:
         if slot is None:
             slot = state.slots[order.spec.model_id] = Slot(order.spec, order.backend, digest=order.digest, state_since=now)
             self._forget_old_terminal_slots()
+        slot.prefetched = False
+        if not order.at_start:
+            state.predictor.note(slot.model_id)
         if order.keep_alive_seconds is not None:
             slot.keep_alive_seconds = order.keep_alive_seconds
         if slot.state in SERVING:
@@ -60,6 +63,15 @@ class Loading:
                 _take_order(slot, order)
                 slot.wanted = order.at_start
                 self.begin(slot, now, "a load was asked for")
+
+    def prefetch(self, order: e.LoadWanted, now: float) -> None:
+        """Start a load that nobody asked for; its memory is known to be free, and there is no slot for the model."""
+        slot = self._state.slots[order.spec.model_id] = Slot(order.spec, order.backend, digest=order.digest, state_since=now)
+        self._forget_old_terminal_slots()
+        slot.prefetched = True
+        slot.load_orders.append(order.order_id)
+        _take_order(slot, order)
+        self.begin(slot, now, "it is likely to be wanted next", may_evict=False)
 
     def _passes_quarantine(self, slot: Slot, order: e.LoadWanted) -> bool:
         """Whether the order may load the slot: a change releases a quarantined model, force tries it, any other is refused."""
@@ -280,6 +292,8 @@ class Loading:
             memory_bytes=incarnation.footprint_bytes,
             duration_seconds=slot.load_seconds,
         )
+        if slot.prefetched:
+            self._state.tell("model_prefetched", model_id=slot.model_id, memory_bytes=incarnation.footprint_bytes)
         for order_id in slot.load_orders:
             settled = LoadSettled(order_id, slot.model_id, False, incarnation.footprint_bytes, slot.load_seconds)
             self._state.emit(settled)

@@ -40,6 +40,9 @@ class Policy:
     queue_total: int = limits.QUEUE_TOTAL
     queue_wait_seconds: float = limits.QUEUE_WAIT_SECONDS
     warm_spare: bool = True
+    warm_pool_enabled: bool = False
+    prefetch_interval_seconds: float = limits.PREFETCH_INTERVAL_SECONDS
+    warm_pool_size: int = limits.WARM_POOL_SIZE
 
 
 def policy_of(config: Config) -> Policy:
@@ -76,4 +79,7 @@ def policy_of(config: Config) -> Policy:
         queue_total=models.queue_total,
         queue_wait_seconds=models.queue_wait_seconds,
         warm_spare=models.warm_spare,
+        warm_pool_enabled=models.warm_pool_enabled,
+        prefetch_interval_seconds=models.prefetch_interval_sec,
+        warm_pool_size=models.warm_pool_size,
     )

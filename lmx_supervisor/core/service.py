@@ -10,6 +10,7 @@ from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
 from lmx_supervisor.core.event_log import Gap, LoggedEvent
+from lmx_supervisor.core.predictor import PredictorView
 from lmx_supervisor.core.views import FleetView, MemoryView
 
 
@@ -219,6 +220,9 @@ class Service(Protocol):
 
     async def clear_quarantine(self, model_id: str | None) -> tuple[str, ...]:
         """Release one model, or all (None); returns which. Raises `Refusal` when that one is not quarantined."""
+
+    def accesses(self) -> PredictorView:
+        """Which models were wanted lately, and which one is likely to be next."""
 
     def compatibility(self) -> Sequence[CompatibilityRow]:
         """What was learned about models and backends, the newest last."""

@@ -58,6 +58,8 @@ class Serving:
             entry.trial_until_tokens = held.tokens_at_crash + 1
         self._state.ledger.add(entry)
         slot.requests_total += 1
+        slot.prefetched = False
+        self._state.predictor.note(slot.model_id)
         slot.last_used_at = now
         slot.waiting.append(entry.request_id)
         self.dispatch(slot, now)

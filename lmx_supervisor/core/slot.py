@@ -75,6 +75,8 @@ class Slot:
     """Why it drains or has drained."""
     evicted_for: str | None = None
     """The model that got its memory, until that one serves; if it never does, this one comes back."""
+    prefetched: bool = False
+    """It was loaded because it was likely to be wanted, and nobody has wanted it yet: the first to go."""
     comes_back: bool = False
     """It starts again when it has stopped, although nobody ordered that."""
     state: WorkerState = WorkerState.STOPPED

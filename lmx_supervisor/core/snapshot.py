@@ -76,6 +76,7 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         keep_alive_seconds=slot.keep_alive_seconds,
         evicted_for=slot.evicted_for,
         keeps_its_line=slot.keeps_its_line,
+        prefetched=slot.prefetched,
         heartbeat_age_seconds=_heartbeat_age_seconds(incarnation, now),
         suspect=incarnation is not None and is_suspect(incarnation, slot, now, state.policy),
         last_exit=_exit_view(slot, now, unix_now),

@@ -9,6 +9,7 @@ from lmx_supervisor.core.ledger import Ledger
 from lmx_supervisor.core.peaks import Peaks
 from lmx_supervisor.core.poison import Suspects
 from lmx_supervisor.core.policy import Policy
+from lmx_supervisor.core.predictor import Predictor
 from lmx_supervisor.core.slot import Slot
 
 
@@ -29,6 +30,9 @@ class FleetState:
     shedding: bool = False
     """The host is so full that only what relieves or explains the pressure is let in."""
     peaks: Peaks = field(default_factory=Peaks)
+    predictor: Predictor = field(default_factory=Predictor)
+    safe_mode: bool = False
+    """Nothing is loaded unasked in this run."""
 
     def emit(self, action: Action) -> None:
         """Ask the runtime for something."""

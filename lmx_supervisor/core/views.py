@@ -73,6 +73,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """How long it may be idle; 0: it is pinned. None: as the configuration says."""
     evicted_for: str | None = None
     """The model whose load it made room for, while that has not ended."""
+    prefetched: bool = False
+    """It was loaded unasked, and nobody has used it yet."""
     keeps_its_line: bool = False
     """Its worker is leaving or has left, and a request for it would wait: it may be back."""
 

@@ -22,6 +22,7 @@ from lmx_supervisor.gateway.admin.events import AdminEvents
 from lmx_supervisor.gateway.admin.memory import AdminMemory
 from lmx_supervisor.gateway.admin.metrics import AdminMetrics
 from lmx_supervisor.gateway.admin.models import AdminModels
+from lmx_supervisor.gateway.admin.predictor import AdminPredictor
 from lmx_supervisor.gateway.admin.quarantine import AdminQuarantine
 from lmx_supervisor.gateway.admin.stack import AdminStack
 from lmx_supervisor.gateway.admin.status import AdminStatus
@@ -135,6 +136,7 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/status", status.status),
         Route("/stack", stack.stack),
         Route("/device", stack.device),
+        Route("/predictor", AdminPredictor(service).show),
         Route("/memory", AdminMemory(service).show),
         Route("/health", status.health),
         Route("/events", AdminEvents(service).stream),

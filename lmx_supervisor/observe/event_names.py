@@ -29,6 +29,7 @@ _LOAD_FIELDS: dict[str, _Form] = {"memory_bytes": ("memory_gb", gigabytes), "dur
 
 _RENAMED: Mapping[str, Mapping[str, _Form]] = {
     "model_loaded": _LOAD_FIELDS,
+    "model_prefetched": {"memory_bytes": ("memory_gb", gigabytes)},
     "model_evicted": {"memory_bytes": ("memory_gb", gigabytes)},
     "model_unloaded": {"memory_freed_bytes": ("memory_freed_gb", gigabytes)},
     "model_canary_passed": _LOAD_FIELDS,

@@ -21,6 +21,7 @@ from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
 from lmx_supervisor.core.memory_need import memory_need
+from lmx_supervisor.core.predictor import PredictorView
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
     Answer,
@@ -46,6 +47,7 @@ from lmx_supervisor.runtime.downloader import Downloader
 from lmx_supervisor.runtime.hub_look import HubLooks
 from lmx_supervisor.runtime.live_config import LiveConfig
 from lmx_supervisor.runtime.model_supply import ModelSupply
+from lmx_supervisor.runtime.prefetcher import Prefetcher
 from lmx_supervisor.runtime.state_file import plain_spec
 from lmx_supervisor.runtime.state_keeper import StateKeeper
 from lmx_supervisor.runtime.supervisor import Supervisor
@@ -103,6 +105,7 @@ class LocalService:
             supervisor.subscribe(listener)
         downloader.on_progress = self._events.take
         downloader.on_arrival = self._load_arrived
+        self._prefetcher = Prefetcher(supervisor, self._load_unasked)
 
     @property
     def config(self) -> Config:
@@ -191,6 +194,10 @@ class LocalService:
         """Release one model, or all. Raises `Refusal`."""
         return await self._supervisor.clear_quarantine(model_id)
 
+    def accesses(self) -> PredictorView:
+        """Which models were wanted lately, and which one is likely to be next."""
+        return self._supervisor.lasting().accesses
+
     def compatibility(self) -> Sequence[CompatibilityRow]:
         """What was learned about models and backends, the newest last."""
         return self._registry.rows()
@@ -252,6 +259,9 @@ class LocalService:
         """What is deleted must be nobody's: not a worker's, whatever id it serves it by, nor a load's or a download's."""
         directory = self._catalog.directory_of(model_id)
         workers = [worker for worker in self._supervisor.view().workers if worker.state not in _HOLDS_NO_FILES]
+        if self._prefetcher.is_busy_with(model_id):
+            text = f"Model '{model_id}' is being loaded, because it is likely to be wanted next; unload it first."
+            raise Refusal(ErrorCode.MODEL_IN_USE, text, param="model_id")
         users = [worker.model_id for worker in workers if directory in (path := Path(worker.path), *path.parents)]
         if model_id in (*users, *self._loads, *(worker.model_id for worker in workers)) or users:
             text = f"Model '{model_id}' is loaded; unload it first."
@@ -336,7 +346,13 @@ class LocalService:
         if not load.cancelled() and load.exception() is not None:
             log.info("load_refused", extra={"model_id": model_id, "text": str(load.exception())})
 
-    async def _load(self, order: LoadOrder, *, at_start: bool) -> LoadOutcome:
+    async def _load_unasked(self, model_id: str) -> None:
+        """Load a model that nobody ordered. Raises `Refusal`, also when it may not be or does not fit."""
+        if model_id in self._deleting:
+            raise _being_deleted(model_id, "model_id")
+        await self._load(LoadOrder(model_id=model_id), at_start=False, unasked=True)
+
+    async def _load(self, order: LoadOrder, *, at_start: bool, unasked: bool = False) -> LoadOutcome:
         worker = self._supervisor.view().worker(order.model_id)
         if order.path is None and worker is not None and worker.state in SERVING | COMING:
             # Its files may be gone by now; that is no reason to refuse what is served already. The core decides what follows.
@@ -356,6 +372,7 @@ class LocalService:
             backend,
             digest=digest,
             at_start=at_start,
+            unasked=unasked,
             force=order.allow_unsupported_runtime,
             size_bytes=entry.size_bytes,
             need=memory_need(entry.shape, spec),

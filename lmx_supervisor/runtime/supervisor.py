@@ -67,6 +67,8 @@ class Supervisor:
         self._handling = False
         self._failures: list[float] = []
         self._started_at = time.monotonic()
+        self.on_prefetch: Callable[[str], None] = lambda _: None
+        """Told which model is likely to be wanted next: find it and `load` it `unasked`."""
         self.unsound = asyncio.Event()
         """Set when our own decisions failed so often that the process should be replaced."""
         self._all_stopped = asyncio.Event()
@@ -85,6 +87,7 @@ class Supervisor:
             a.Tell: self._tell,
             a.VerifyMemory: self._verify_memory,
             a.Autopsy: self._autopsy,
+            a.Prefetch: lambda action: self.on_prefetch(action.model_id),
             a.AllStopped: lambda _: self._all_stopped.set(),
         }
         self._read_host()
@@ -131,6 +134,7 @@ class Supervisor:
         *,
         digest: str = "",
         at_start: bool = False,
+        unasked: bool = False,
         force: bool = False,
         size_bytes: int = 0,
         need: MemoryNeed | None = None,
@@ -139,19 +143,18 @@ class Supervisor:
         """Have a model served; several callers share one load. Raises `Refusal`."""
         order_id, settled = self._new_order()
         self._read_host()
-        self.post(
-            e.LoadWanted(
-                order_id,
-                spec,
-                backend,
-                digest,
-                at_start=at_start,
-                force=force,
-                size_bytes=size_bytes,
-                need=need,
-                keep_alive_seconds=keep_alive_seconds,
-            )
+        order = e.LoadWanted(
+            order_id,
+            spec,
+            backend,
+            digest,
+            at_start=at_start,
+            force=force,
+            size_bytes=size_bytes,
+            need=need,
+            keep_alive_seconds=keep_alive_seconds,
         )
+        self.post(e.PrefetchWanted(order) if unasked else order)
         outcome = await settled
         assert isinstance(outcome, LoadOutcome)
         return outcome

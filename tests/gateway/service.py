@@ -11,6 +11,7 @@ from lmx_protocol.states import READINESS, FinishReason, ModelFormat, Readiness,
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
+from lmx_supervisor.core.predictor import PredictorView
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
     Answer,
@@ -107,6 +108,7 @@ class FedService:
         self.orders: list[LoadOrder] = []
         self.cleared: list[str | None] = []
         self.rows: list[CompatibilityRow] = []
+        self.seen = PredictorView(0, (), None)
         self.download_views: dict[str, DownloadView] = {}
         self.download_orders: list[DownloadOrder] = []
         self.download_refusal: Refusal | None = None
@@ -218,6 +220,9 @@ class FedService:
         if model_id is not None and not released:
             raise Refusal(ErrorCode.MODEL_NOT_FOUND, f"Model '{model_id}' is not quarantined.")
         return released
+
+    def accesses(self) -> PredictorView:
+        return self.seen
 
     def compatibility(self) -> Sequence[CompatibilityRow]:
         return self.rows

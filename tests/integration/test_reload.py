@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(configured: LiveServer) -> N
 
 
 def test_names_for_models_change_with_the_next_request(configured: LiveServer) -> None:
-    """Aliases, what `auto` means, and the model of a request that names none."""
+    """Aliases, what `auto` means, the model of a request that names none, and what the machine is called."""
     for model_id in ("a", "b"):
         configured.script(model_id)
         configured.load(model_id)
@@ -164,8 +164,16 @@ def test_names_for_models_change_with_the_next_request(configured: LiveServer) -
         return response.status_code, response.json().get("model")
 
     before = [answers_to(name) for name in ("mine", "auto", None)]
-    answer = reload(configured, "routing: {aliases: {mine: [b, a]}, default_model: b}\nmodels: {default_model: mine}")
+    answer = reload(
+        configured,
+        """
+routing: {aliases: {mine: [b, a]}, default_model: b}
+models: {default_model: mine}
+device: {name: n}
+""",
+    )
 
-    assert answer["updated"] == ["models.default_model", "routing.aliases", "routing.default_model"]
+    assert answer["updated"] == ["models.default_model", "routing.aliases", "routing.default_model", "device.name"]
+    assert configured.http.get("/admin/device").json()["identity"]["name"] == "n"
     assert before == [(404, None), (200, "a"), (400, None)]
     assert [answers_to(name) for name in ("mine", "auto", None)] == [(200, "b")] * 3

@@ -133,6 +133,8 @@ class MemoryMachine(FleetMachine):
             ttl_enabled=True,
             ttl_seconds=100.0,
             ttl_check_interval_seconds=10.0,
+            warm_pool_enabled=True,
+            warm_pool_size=1,
         )
         self.stage = WatchedStage(policy)
         self.stage.host(TOTAL)
@@ -159,6 +161,14 @@ class MemoryMachine(FleetMachine):
         for _ in range(3):
             self.everybody_leaves()
             self.progress(model)
+
+    @rule(model=models)
+    def prefetch(self, model: str) -> None:
+        """A model is loaded unasked: for that nobody leaves."""
+        evicted = len(self.stage.told("model_evicted"))
+        self.orders.add(self.stage.prefetch(model, NEEDS[model]))
+        assert evicted == len(self.stage.told("model_evicted"))
+        assert sum(slot.prefetched for slot in self.stage.fleet.state.slots.values()) <= 1
 
     @rule()
     def everybody_leaves(self) -> None:

@@ -104,6 +104,14 @@ class Stage:
         self.do(order)
         return order.order_id
 
+    def prefetch(self, model_id: str = "m", needs_bytes: int | None = None) -> str:
+        """A model that is likely to be wanted next was found; returns the order id."""
+        self._orders += 1
+        need = None if needs_bytes is None else MemoryNeed(weights_bytes=needs_bytes, kv_bytes=0, working_bytes=0)
+        order = e.LoadWanted(f"prefetch-{self._orders}", spec(model_id), "llamacpp", "1", need=need)
+        self.do(e.PrefetchWanted(order))
+        return order.order_id
+
     def host(self, total_bytes: int, used_bytes: int = 0, **resident_bytes: int) -> None:
         """The host's memory is read; of what is used, so much belongs to the workers of these models."""
         resident = {self.incarnation(model_id): size for model_id, size in resident_bytes.items()}

@@ -280,6 +280,13 @@ OPERATIONS: tuple[Operation, ...] = (
         method="get", path="/admin/status", summary="The service in numbers", key="admin", answers={200: admin.StatusOut}
     ),
     Operation(method="get", path="/admin/stack", summary="What aliases lead to", key="admin", answers={200: stack.StackOut}),
+    Operation(
+        method="get",
+        path="/admin/predictor",
+        summary="Which model is likely to be wanted next",
+        key="admin",
+        answers={200: stack.PredictorOut},
+    ),
     Operation(method="get", path="/admin/device", summary="This machine", key="admin", answers={200: stack.DeviceOut}),
     Operation(
         method="get", path="/admin/memory", summary="Memory, and who holds it", key="admin", answers={200: admin.HostMemoryOut}

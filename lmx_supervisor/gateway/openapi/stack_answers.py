@@ -57,3 +57,24 @@ class DeviceOut(Answer, frozen=True, kw_only=True):
 
     hardware: HardwareOut
     identity: IdentityOut
+
+
+class WarmPoolOut(Answer, frozen=True, kw_only=True):
+    """Models that are loaded before anybody asks."""
+
+    enabled: bool
+    size: int
+    unused: list[str]
+    """Those that nobody has used yet."""
+
+
+class PredictorOut(Answer, frozen=True, kw_only=True):
+    """Which models were wanted lately, and which is likely to be next."""
+
+    total_accesses: int
+    unique_models: int
+    history_size: int
+    top_models: list[tuple[str, int]]
+    transition_count: int
+    predicted_next: str | None
+    warm_pool: WarmPoolOut
