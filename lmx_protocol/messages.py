@@ -43,6 +43,8 @@ class ModelSpec(Wire, frozen=True, kw_only=True):
     gpu_layers: int = -1
     threads: int = 0
     """0 lets the backend choose."""
+    prefix_cache: bool = True
+    """Reuse what was computed of one prompt for the next that begins alike."""
 
 
 class ModelFacts(Wire, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """The protocol version and the rule for mixing versions."""
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 def is_compatible(theirs: int) -> bool:

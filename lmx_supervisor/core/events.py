@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from lmx_protocol.messages import AnyRequest, FromWorker, ModelSpec
 from lmx_supervisor.core.exit_reason import ExitObservation, Verdict
+from lmx_supervisor.core.load_profile import UNTUNED, ProfileLayers
 from lmx_supervisor.core.memory_need import MemoryNeed
 
 
@@ -27,6 +28,8 @@ class LoadWanted:
     """What it will need; None: that cannot be told, and nothing is claimed."""
     keep_alive_seconds: float | None = None
     """How long it may be idle before it is unloaded; 0: for ever. None: as the configuration says."""
+    profile: ProfileLayers = UNTUNED
+    """Who tuned `spec`, and what its requests default to."""
 
 
 @dataclass(frozen=True, slots=True)

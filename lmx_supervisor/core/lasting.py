@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from lmx_protocol.messages import ModelSpec
 from lmx_supervisor.core.exit_reason import Verdict
+from lmx_supervisor.core.load_profile import UNTUNED, ProfileLayers
 from lmx_supervisor.core.predictor import PredictorView
 from lmx_supervisor.core.state import FleetState
 
@@ -15,6 +16,7 @@ class WantedModel:
     spec: ModelSpec
     backend: str
     keep_alive_seconds: float | None = None
+    profile: ProfileLayers = UNTUNED
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def lasting(state: FleetState) -> Lasting:
     incarnations = state.incarnations.values()
     return Lasting(
         wanted=tuple(
-            WantedModel(slot.spec, slot.backend, slot.keep_alive_seconds)
+            WantedModel(slot.spec, slot.backend, slot.keep_alive_seconds, slot.profile)
             for slot in slots
             if slot.wanted and not slot.prefetched
         ),

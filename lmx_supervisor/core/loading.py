@@ -395,5 +395,6 @@ class Loading:
 
 def _take_order(slot: Slot, order: e.LoadWanted) -> None:
     slot.spec, slot.backend, slot.digest = order.spec, order.backend, order.digest
+    slot.profile, slot.performance = order.profile, order.profile.merge()
     slot.size_bytes, slot.need = order.size_bytes, order.need
     slot.gpu_ooms, slot.stepped_down = 0, False

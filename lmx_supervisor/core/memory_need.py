@@ -44,6 +44,8 @@ class MemoryNeed(msgspec.Struct, frozen=True, kw_only=True):
     weights_bytes: int
     kv_bytes: int
     working_bytes: int
+    is_said: bool = False
+    """An operator said how much it is; what was measured corrects it upwards only."""
 
     @property
     def total_bytes(self) -> int:
@@ -58,8 +60,17 @@ class MemoryNeed(msgspec.Struct, frozen=True, kw_only=True):
         """
         if peak_bytes is None:
             return self
-        facts_bytes = self.weights_bytes + self.kv_bytes
-        return msgspec.structs.replace(self, working_bytes=max(0, peak_bytes - facts_bytes))
+        working_bytes = max(0, peak_bytes - self.weights_bytes - self.kv_bytes)
+        if self.is_said:
+            working_bytes = max(working_bytes, self.working_bytes)
+        return msgspec.structs.replace(self, working_bytes=working_bytes)
+
+    def said_to_be(self, total_bytes: int) -> "MemoryNeed":
+        """This much instead, because an operator says so; the parts are cut, the cache before the weights, or padded."""
+        weights_bytes = min(self.weights_bytes, total_bytes)
+        kv_bytes = min(self.kv_bytes, total_bytes - weights_bytes)
+        working_bytes = total_bytes - weights_bytes - kv_bytes
+        return MemoryNeed(weights_bytes=weights_bytes, kv_bytes=kv_bytes, working_bytes=working_bytes, is_said=True)
 
 
 def memory_need(shape: ModelShape, spec: ModelSpec) -> MemoryNeed:

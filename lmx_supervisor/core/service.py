@@ -10,6 +10,7 @@ from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
 from lmx_supervisor.core.event_log import Gap, LoggedEvent
+from lmx_supervisor.core.load_profile import NOTHING, LoadProfile
 from lmx_supervisor.core.predictor import PredictorView
 from lmx_supervisor.core.views import FleetView, MemoryView
 
@@ -21,10 +22,10 @@ class LoadOrder(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None = None
     """A file or directory to register under `model_id` first; None: `model_id` must be in the catalog."""
     backend: str | None = None
-    max_context_length: int | None = None
     allow_unsupported_runtime: bool = False
     """Try even a quarantined model."""
-    slots: int | None = None
+    profile: LoadProfile = NOTHING
+    """What the load is tuned by, whatever a tuned profile, a preset or the configuration says."""
     keep_alive_seconds: float | None = None
     """How long the model may be idle before it is unloaded; 0: for ever. None: as the configuration says."""
     auto_download: bool = False

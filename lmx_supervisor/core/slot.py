@@ -8,6 +8,7 @@ from lmx_protocol import limits
 from lmx_protocol.messages import LoadProgress, ModelFacts, ModelSpec
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.exit_reason import Verdict
+from lmx_supervisor.core.load_profile import NOTHING, UNTUNED, LoadProfile, ProfileLayers
 from lmx_supervisor.core.memory_need import MemoryNeed
 from lmx_supervisor.core.restart_policy import FailureHistory
 
@@ -63,6 +64,10 @@ class Slot:
     backend: str
     digest: str = ""
     """Of the model's files and load configuration, as they were when the load was asked for."""
+    profile: ProfileLayers = UNTUNED
+    """Who tuned the load."""
+    performance: LoadProfile = NOTHING
+    """What comes of it: the tuned part of `spec`, and what requests default to."""
     size_bytes: int = 0
     """Of the model's files."""
     need: MemoryNeed | None = None

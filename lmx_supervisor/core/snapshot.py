@@ -82,6 +82,8 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         last_exit=_exit_view(slot, now, unix_now),
         facts=slot.facts,
         unloaded=slot.unloaded,
+        performance=slot.performance,
+        profile=slot.profile,
     )
 
 

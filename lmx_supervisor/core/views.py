@@ -4,6 +4,7 @@ import msgspec
 
 from lmx_protocol.messages import ModelFacts
 from lmx_protocol.states import ModelFormat, Readiness, WorkerState
+from lmx_supervisor.core.load_profile import NOTHING, UNTUNED, GenerationDefaults, LoadProfile, ProfileLayers
 
 
 class ReadinessView(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +78,10 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """It was loaded unasked, and nobody has used it yet."""
     keeps_its_line: bool = False
     """Its worker is leaving or has left, and a request for it would wait: it may be back."""
+    performance: LoadProfile = NOTHING
+    """What its load was tuned by, and what its requests default to."""
+    profile: ProfileLayers = UNTUNED
+    """Who said which of that."""
 
 
 class SpareView(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +105,11 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     def worker(self, model_id: str) -> WorkerView | None:
         """The slot of a model, or None."""
         return next((worker for worker in self.workers if worker.model_id == model_id), None)
+
+    def defaults(self, model_id: str) -> GenerationDefaults:
+        """What a model's requests are answered with where they leave something out."""
+        worker = self.worker(model_id)
+        return GenerationDefaults() if worker is None else worker.performance.generation
 
 
 class MemoryView(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from lmx_supervisor.gateway.admin.events import AdminEvents
 from lmx_supervisor.gateway.admin.memory import AdminMemory
 from lmx_supervisor.gateway.admin.metrics import AdminMetrics
 from lmx_supervisor.gateway.admin.models import AdminModels
+from lmx_supervisor.gateway.admin.performance import AdminPerformance
 from lmx_supervisor.gateway.admin.predictor import AdminPredictor
 from lmx_supervisor.gateway.admin.quarantine import AdminQuarantine
 from lmx_supervisor.gateway.admin.stack import AdminStack
@@ -131,6 +132,7 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/models/unload", models.unload, methods=["POST"]),
         Route("/models/compatibility", AdminCompatibility(service).index),
         Route("/models/{model_id:path}/restart", models.restart, methods=["POST"]),
+        Route("/models/{model_id:path}/performance", AdminPerformance(service).show),
         Route("/models/{model_id:path}", downloads.delete, methods=["DELETE"]),
         Route("/quarantine/clear", AdminQuarantine(service).clear, methods=["POST"]),
         Route("/status", status.status),

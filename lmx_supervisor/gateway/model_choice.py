@@ -12,6 +12,7 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import ModelFacts
 from lmx_protocol.states import ModelTask, WorkerState
 from lmx_supervisor.config.names import AUTO
+from lmx_supervisor.core.load_profile import GenerationDefaults
 from lmx_supervisor.core.routing import Aliases, route, served_models
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.core.views import FleetView
@@ -27,6 +28,8 @@ class ChosenModel(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str
     facts: ModelFacts | None = None
     """What is known of the model, where it has been loaded."""
+    defaults: GenerationDefaults = GenerationDefaults()
+    """For what the client leaves out."""
 
     @property
     def context_length(self) -> int | None:
@@ -61,7 +64,11 @@ class ModelChoice:
         if found.unserved is not None and not fleet.draining:
             raise _unserved(name, found.unserved, fleet)
         worker = fleet.worker(found.model_id)
-        return ChosenModel(model_id=found.model_id, facts=worker.facts if worker is not None else None)
+        return ChosenModel(
+            model_id=found.model_id,
+            facts=worker.facts if worker is not None else None,
+            defaults=fleet.defaults(found.model_id),
+        )
 
 
 def aliases_of(service: Service) -> Aliases:

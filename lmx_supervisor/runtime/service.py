@@ -12,15 +12,14 @@ from pathlib import Path
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequest, CountRequest, ModelSpec
-from lmx_protocol.states import BACKEND_OF_FORMAT, BackendName, ModelFormat, WorkerState
-from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
+from lmx_protocol.messages import AnyRequest, CountRequest
+from lmx_protocol.states import WorkerState
+from lmx_supervisor.catalog.catalog import Catalog
 from lmx_supervisor.catalog.disk_calls import DiskCalls
 from lmx_supervisor.catalog.model_ids import check_model_id, is_repository_id
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
-from lmx_supervisor.core.memory_need import memory_need
 from lmx_supervisor.core.predictor import PredictorView
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
@@ -34,7 +33,6 @@ from lmx_supervisor.core.service import (
     ServiceStatus,
     UnloadOutcome,
 )
-from lmx_supervisor.core.slot import COMING, SERVING
 from lmx_supervisor.core.startup import StartupDecision
 from lmx_supervisor.core.views import FleetView, MemoryView
 from lmx_supervisor.observe.event_bus import EventBus
@@ -46,23 +44,13 @@ from lmx_supervisor.runtime.crash_archive import CrashArchive
 from lmx_supervisor.runtime.downloader import Downloader
 from lmx_supervisor.runtime.hub_look import HubLooks
 from lmx_supervisor.runtime.live_config import LiveConfig
+from lmx_supervisor.runtime.model_loader import ModelLoader
 from lmx_supervisor.runtime.model_supply import ModelSupply
 from lmx_supervisor.runtime.prefetcher import Prefetcher
-from lmx_supervisor.runtime.state_file import plain_spec
 from lmx_supervisor.runtime.state_keeper import StateKeeper
 from lmx_supervisor.runtime.supervisor import Supervisor
 
 log = logging.getLogger("lmx.service")
-
-_BACKEND_ALIASES: dict[str, BackendName] = {
-    "llamacpp": BackendName.LLAMACPP,
-    "gguf": BackendName.LLAMACPP,
-    "mlx": BackendName.MLX,
-    "mlx-lm": BackendName.MLX,
-    "vllm-mlx": BackendName.MLX,
-    "scripted": BackendName.SCRIPTED,
-}
-"""Names an operator may use; the predecessor's mean the backend that took their place."""
 
 _HOLDS_NO_FILES = frozenset({WorkerState.STOPPED, WorkerState.FAILED, WorkerState.QUARANTINED})
 
@@ -92,6 +80,7 @@ class LocalService:
         self._crash_calls = DiskCalls(at_once=limits.CRASH_CALLS_MAX, seconds=limits.CRASH_READ_SECONDS)
         self._catalog = catalog
         self._supervisor = supervisor
+        self._loader = ModelLoader(lambda: live.config, catalog, supervisor)
         self._startup = startup
         self._state = state
         self._registry = registry
@@ -208,7 +197,7 @@ class LocalService:
             raise _being_deleted(order.model_id, "model_id")
         load = self._loads.get(order.model_id)
         if load is None:
-            load = self._start_load(order.model_id, self._load(order, at_start=False))
+            load = self._start_load(order.model_id, self._loader.load(order, at_start=False))
         try:
             return await asyncio.shield(load)
         except Refusal as refusal:
@@ -283,7 +272,7 @@ class LocalService:
                     "load_after_download_failed", model_id=order.model_id, code=error.code, text=error.message, alarming=True
                 )
 
-        load = self._start_load(order.model_id, self._load(order, at_start=False))
+        load = self._start_load(order.model_id, self._loader.load(order, at_start=False))
         load.add_done_callback(tell_failure)
 
     async def load_at_start(self, model_ids: tuple[str, ...]) -> None:
@@ -294,10 +283,10 @@ class LocalService:
         self._tell_safe_mode(model_ids)
         if not self._startup.crash_loop_detected:
             for model_id in model_ids:
-                await self._try_at_start(model_id, self._load(LoadOrder(model_id=model_id), at_start=True))
+                await self._try_at_start(model_id, self._loader.load(LoadOrder(model_id=model_id), at_start=True))
             for model_id in self._startup.restore:
                 if model_id not in model_ids:
-                    await self._try_at_start(model_id, self._restore(model_id))
+                    await self._try_at_start(model_id, self._loader.restore(model_id, self._state.to_restore(model_id)))
                 self._state.restore_tried(model_id)
         self._startup_complete = True
 
@@ -317,23 +306,6 @@ class LocalService:
         except Refusal as refusal:
             log.warning("auto_load_failed", extra={"model_id": model_id, "code": refusal.code, "text": refusal.message})
 
-    async def _restore(self, model_id: str) -> LoadOutcome:
-        """Load a model the way it was loaded before; by its id alone where only that is known."""
-        saved = self._state.to_restore(model_id)
-        if saved is None:
-            return await self._load(LoadOrder(model_id=model_id), at_start=True)
-        spec = plain_spec(saved.spec)
-        entry = await self._catalog.look_at(model_id, spec.path)
-        return await self._supervisor.load(
-            spec,
-            saved.backend,
-            digest=await self._catalog.digest(spec, saved.backend),
-            at_start=True,
-            size_bytes=entry.size_bytes,
-            need=memory_need(entry.shape, spec),
-            keep_alive_seconds=saved.keep_alive_seconds,
-        )
-
     def _start_load(self, model_id: str, work: Coroutine[None, None, LoadOutcome]) -> "asyncio.Task[LoadOutcome]":
         load = asyncio.get_running_loop().create_task(work)
         self._loads[model_id] = load
@@ -350,62 +322,8 @@ class LocalService:
         """Load a model that nobody ordered. Raises `Refusal`, also when it may not be or does not fit."""
         if model_id in self._deleting:
             raise _being_deleted(model_id, "model_id")
-        await self._load(LoadOrder(model_id=model_id), at_start=False, unasked=True)
-
-    async def _load(self, order: LoadOrder, *, at_start: bool, unasked: bool = False) -> LoadOutcome:
-        worker = self._supervisor.view().worker(order.model_id)
-        if order.path is None and worker is not None and worker.state in SERVING | COMING:
-            # Its files may be gone by now; that is no reason to refuse what is served already. The core decides what follows.
-            spec = self._spec(order, worker.model_id, worker.path, worker.format)
-            return await self._supervisor.load(
-                spec, worker.backend, at_start=at_start, keep_alive_seconds=order.keep_alive_seconds
-            )
-        if order.path is None:
-            entry = await self._catalog.resolve(order.model_id)
-        else:
-            entry = await self._catalog.register(order.model_id, order.path)
-        backend = _backend_for(order, entry)
-        spec = self._spec(order, entry.model_id, entry.path, entry.format)
-        digest = await self._catalog.digest(spec, backend)
-        return await self._supervisor.load(
-            spec,
-            backend,
-            digest=digest,
-            at_start=at_start,
-            unasked=unasked,
-            force=order.allow_unsupported_runtime,
-            size_bytes=entry.size_bytes,
-            need=memory_need(entry.shape, spec),
-            keep_alive_seconds=order.keep_alive_seconds,
-        )
-
-    def _spec(self, order: LoadOrder, model_id: str, path: str, format_: ModelFormat) -> ModelSpec:
-        models = self._live.config.models
-        return ModelSpec(
-            model_id=model_id,
-            path=path,
-            format=format_,
-            context_length=order.max_context_length or models.context_length,
-            slots=order.slots or models.slots,
-            prefill_chunk_tokens=models.prefill_chunk_tokens,
-            gpu_layers=models.gpu_layers,
-            threads=models.threads,
-        )
+        await self._loader.load(LoadOrder(model_id=model_id), at_start=False, unasked=True)
 
 
 def _being_deleted(model_id: str, param: str) -> Refusal:
     return Refusal(ErrorCode.MODEL_IN_USE, f"Model '{model_id}' is being deleted; wait until that is done.", param=param)
-
-
-def _backend_for(order: LoadOrder, entry: CatalogEntry) -> str:
-    suited = BACKEND_OF_FORMAT[entry.format]
-    if order.backend is None:
-        return suited
-    wanted = _BACKEND_ALIASES.get(order.backend)
-    if wanted is None:
-        names = ", ".join(sorted(_BACKEND_ALIASES))
-        raise Refusal(ErrorCode.INVALID_VALUE, f"Unknown backend '{order.backend[:64]}'; known are {names}.", param="backend")
-    if wanted is not suited:
-        text = f"Backend {wanted} cannot serve '{entry.model_id}', which is a {entry.format} model; {suited} can."
-        raise Refusal(ErrorCode.MODEL_UNSUPPORTED_BACKEND, text, param="backend")
-    return wanted

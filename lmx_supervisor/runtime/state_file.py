@@ -10,6 +10,7 @@ from lmx_protocol.messages import ModelSpec
 from lmx_supervisor.core.events import QuarantineKnown
 from lmx_supervisor.core.exit_reason import ExitReason, Verdict
 from lmx_supervisor.core.lasting import QuarantinedModel, WantedModel
+from lmx_supervisor.core.load_profile import UNTUNED, ProfileLayers
 from lmx_supervisor.core.startup import LastRun
 from lmx_supervisor.runtime.atomic_file import Document
 
@@ -26,6 +27,7 @@ class SavedModel(msgspec.Struct, frozen=True, kw_only=True):
     spec: SavedSpec
     backend: str
     keep_alive_seconds: float | None = None
+    profile: ProfileLayers = UNTUNED
 
 
 class SavedPeak(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +106,12 @@ def last_run(state: RuntimeState | None) -> LastRun:
 
 def saved_model(model: WantedModel) -> SavedModel:
     """For the file."""
-    return SavedModel(spec=_saved_spec(model.spec), backend=model.backend, keep_alive_seconds=model.keep_alive_seconds)
+    return SavedModel(
+        spec=_saved_spec(model.spec),
+        backend=model.backend,
+        keep_alive_seconds=model.keep_alive_seconds,
+        profile=model.profile,
+    )
 
 
 def plain_spec(saved: SavedSpec) -> ModelSpec:

@@ -21,6 +21,7 @@ from lmx_supervisor.core import events as e
 from lmx_supervisor.core.exit_reason import ExitObservation
 from lmx_supervisor.core.fleet import Fleet
 from lmx_supervisor.core.lasting import Lasting, lasting
+from lmx_supervisor.core.load_profile import UNTUNED, ProfileLayers
 from lmx_supervisor.core.memory_need import MemoryNeed
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.refusal import Refusal
@@ -139,6 +140,7 @@ class Supervisor:
         size_bytes: int = 0,
         need: MemoryNeed | None = None,
         keep_alive_seconds: float | None = None,
+        profile: ProfileLayers = UNTUNED,
     ) -> LoadOutcome:
         """Have a model served; several callers share one load. Raises `Refusal`."""
         order_id, settled = self._new_order()
@@ -153,6 +155,7 @@ class Supervisor:
             size_bytes=size_bytes,
             need=need,
             keep_alive_seconds=keep_alive_seconds,
+            profile=profile,
         )
         self.post(e.PrefetchWanted(order) if unasked else order)
         outcome = await settled

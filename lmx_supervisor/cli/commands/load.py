@@ -13,6 +13,7 @@ from lmx_supervisor.cli.download_progress import follow_download
 from lmx_supervisor.cli.failures import CommandFailure
 from lmx_supervisor.cli.load_progress import load_model
 from lmx_supervisor.cli.quantities import short_size
+from lmx_supervisor.cli.settings import read_settings
 from lmx_supervisor.cli.terminal import print_json, remark
 
 CONFIRM_PATH = "/admin/models/load/confirm"
@@ -40,6 +41,12 @@ def load(
             "--keep-alive", min=0, metavar="SECONDS", show_default=False, help="How long it may be idle; 0: for ever."
         ),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", show_default=False, help="Tune this load, e.g. slots=8 or temperature=0; repeatable."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Try even a quarantined model; it is released once it has answered a request.")
     ] = False,
@@ -58,6 +65,7 @@ def load(
         "backend": backend,
         "max_context_length": context_length,
         "keep_alive_sec": keep_alive,
+        "performance_overrides": read_settings(settings or []) or None,
         "allow_unsupported_runtime": force or None,
         "auto_download": download or None,
     }

@@ -1,6 +1,6 @@
 """The bodies of POST /admin/models/load, /unload and /admin/quarantine/clear, and a load's body as the order it means. Pure."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw
@@ -8,7 +8,9 @@ from msgspec import Meta, Raw
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.states import BackendName
+from lmx_supervisor.core.load_profile import LoadProfile, ProfileError, read_profile
 from lmx_supervisor.core.service import LoadOrder
+from lmx_supervisor.gateway.body import decode_field
 from lmx_supervisor.gateway.problem import Problem
 
 # The predecessor's names live on in scripts and in the runbook.
@@ -23,7 +25,7 @@ ModelId = Annotated[str, Meta(min_length=1, max_length=limits.MODEL_ID_CHARACTER
 FilePath = Annotated[str, Meta(min_length=1, max_length=limits.FILE_PATH_CHARACTERS_MAX)]
 
 _ABSENT = Raw(b"null")
-_NO_OVERRIDES = frozenset({b"null", b"{}"})
+_OVERRIDES = "performance_overrides"
 
 
 class LoadBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,7 @@ class ClearBody(msgspec.Struct, frozen=True, kw_only=True):
 load_decoder = msgspec.json.Decoder(LoadBody)
 unload_decoder = msgspec.json.Decoder(UnloadBody)
 clear_decoder = msgspec.json.Decoder(ClearBody)
+_settings_decoder: msgspec.json.Decoder[dict[str, Any] | None] = msgspec.json.Decoder(dict[str, Any] | None)
 
 
 def to_load_order(body: LoadBody) -> LoadOrder:
@@ -64,13 +67,11 @@ def to_load_order(body: LoadBody) -> LoadOrder:
     if body.backend is not None and body.backend not in BACKENDS:
         allowed = ", ".join(BACKENDS)
         raise Problem(ErrorCode.INVALID_VALUE, f"backend: {body.backend!r} is not one of {allowed}.", param="backend")
-    if bytes(body.performance_overrides).replace(b" ", b"") not in _NO_OVERRIDES:
-        raise _not_supported("performance_overrides")
     return LoadOrder(
         model_id=body.model_id,
         path=body.path,
         backend=None if body.backend is None else BACKENDS[body.backend].value,
-        max_context_length=body.max_context_length,
+        profile=_profile(body),
         allow_unsupported_runtime=bool(body.allow_unsupported_runtime),
         keep_alive_seconds=body.keep_alive_sec,
         auto_download=bool(body.auto_download),
@@ -84,5 +85,20 @@ def refuse_unsafe_id(model_id: str, *, param: str = "model_id") -> None:
         raise Problem(ErrorCode.INVALID_VALUE, message, param=param)
 
 
-def _not_supported(param: str) -> Problem:
-    return Problem(ErrorCode.NOT_SUPPORTED, f"{param}: this is not supported yet; leave it out.", param=param)
+def read_overrides(settings: dict[str, Any], at: str) -> LoadProfile:
+    """A table of settings, called `at`, as one layer of a load's profile. Raises `Problem` (400) that names the setting."""
+    try:
+        return read_profile(settings, at)
+    except ProfileError as error:
+        raise Problem(error.code, str(error), param=error.param) from None
+
+
+def _profile(body: LoadBody) -> LoadProfile:
+    settings = decode_field(_OVERRIDES, body.performance_overrides, _settings_decoder) or {}
+    profile = read_overrides(settings, _OVERRIDES)
+    if body.max_context_length is None:
+        return profile
+    if profile.context_length not in (None, body.max_context_length):
+        message = f"max_context_length: {_OVERRIDES} sets another context length; send one of them."
+        raise Problem(ErrorCode.INVALID_VALUE, message, param="max_context_length")
+    return msgspec.structs.replace(profile, context_length=body.max_context_length)

@@ -11,10 +11,12 @@ from starlette.responses import Response
 
 from lmx_protocol.states import Readiness
 from lmx_supervisor.core.downloads.orders import ModelOnItsWay
+from lmx_supervisor.core.load_profile import settings_of
 from lmx_supervisor.core.service import LoadOutcome, ModelOnDisk, Service
 from lmx_supervisor.core.views import WorkerView
 from lmx_supervisor.gateway.admin.downloads import on_its_way_response
 from lmx_supervisor.gateway.admin.model_bodies import load_decoder, refuse_unsafe_id, to_load_order, unload_decoder
+from lmx_supervisor.gateway.admin.performance import SPECULATIVE
 from lmx_supervisor.gateway.admin.units import gigabytes, milliseconds
 from lmx_supervisor.gateway.body import read_json
 from lmx_supervisor.gateway.disconnect import DetachedWork
@@ -96,15 +98,8 @@ def _to_loaded(worker: WorkerView) -> dict[str, Any]:
         "request_count": worker.requests_total,
         "last_used_at": worker.last_used_at_unix_seconds,
         "context_length": worker.facts.context_length if worker.facts is not None else None,
-        "performance": {},
-        "speculative": {
-            "requested": False,
-            "active": False,
-            "reason": None,
-            "draft_model": None,
-            "num_tokens": None,
-            "telemetry": None,
-        },
+        "performance": settings_of(worker.performance),
+        "speculative": SPECULATIVE,
         "readiness": worker.readiness,
     }
 

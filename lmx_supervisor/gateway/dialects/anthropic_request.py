@@ -5,6 +5,7 @@ from typing import Any
 from lmx_protocol import limits
 from lmx_protocol.messages import CountRequest, GenerateRequest, Message, OutputForm, Sampling, Tool, ToolChoice
 from lmx_protocol.states import OutputKind, ToolMode
+from lmx_supervisor.core.load_profile import GenerationDefaults
 from lmx_supervisor.gateway.body import decode_field
 from lmx_supervisor.gateway.dialects.anthropic_blocks import object_text, system_text, to_messages
 from lmx_supervisor.gateway.dialects.anthropic_schema import (
@@ -30,7 +31,7 @@ def to_generate_request(body: MessagesBody, request_id: str, chosen: ChosenModel
 
     Where the model's backend has no template arguments, nothing is said of thinking unless it was asked for.
     """
-    max_tokens = body.max_tokens or limits.MESSAGES_DEFAULT_MAX_TOKENS
+    max_tokens = body.max_tokens or chosen.defaults.max_tokens or limits.MESSAGES_DEFAULT_MAX_TOKENS
     budget_tokens = body.thinking.budget_tokens if body.thinking is not None else None
     if budget_tokens is not None and budget_tokens >= max_tokens:
         reason = f"this must be less than max_tokens, which is {max_tokens}."
@@ -56,8 +57,8 @@ def _request(body: MessagesBody, request_id: str, chosen: ChosenModel, max_token
         model_id=chosen.model_id,
         messages=tuple(messages),
         max_tokens=max_tokens,
-        stop=tuple(stop or ()),
-        sampling=_sampling(body),
+        stop=tuple((chosen.defaults.stop or ()) if stop is None else stop),
+        sampling=_sampling(body, chosen.defaults),
         tools=tuple(_tool(tool, f"tools.{index}") for index, tool in enumerate(tools)),
         tool_choice=_tool_choice(body.tool_choice, tools),
         output=_output_form(body),
@@ -66,11 +67,11 @@ def _request(body: MessagesBody, request_id: str, chosen: ChosenModel, max_token
     )
 
 
-def _sampling(body: MessagesBody) -> Sampling:
-    """The client's choices over the vendor's default for the temperature and ours for the rest."""
-    chosen: dict[str, Any] = {"top_p": body.top_p, "top_k": body.top_k}
-    temperature = 1.0 if body.temperature is None else body.temperature
-    return Sampling(temperature=temperature, **{name: value for name, value in chosen.items() if value is not None})
+def _sampling(body: MessagesBody, defaults: GenerationDefaults) -> Sampling:
+    """The client's choices over the model's defaults over the vendor's default for the temperature and ours for the rest."""
+    wishes: dict[str, Any] = {"temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}
+    given = {name: value for name, value in wishes.items() if value is not None}
+    return Sampling(**({"temperature": 1.0} | defaults.sampling() | given))
 
 
 def _tool(tool: CustomTool, param: str) -> Tool:

@@ -49,9 +49,9 @@ def to_plan(body: CompletionBody, request_id: str, chosen: ChosenModel) -> Plan:
     for_each = GenerateRequest(
         request_id=request_id,
         model_id=chosen.model_id,
-        max_tokens=body.max_tokens,
-        stop=stop_strings(body),
-        sampling=sampling(body),
+        max_tokens=body.max_tokens or chosen.defaults.max_tokens,
+        stop=stop_strings(body, chosen.defaults),
+        sampling=sampling(body, chosen.defaults),
         output=output_form(body),
         logprobs=0 if body.logprobs is None and candidates > shown else body.logprobs,
     )

@@ -7,6 +7,7 @@ from msgspec import Meta, Raw
 
 from lmx_protocol import limits
 from lmx_protocol.messages import GenerateRequest, Sampling
+from lmx_supervisor.core.load_profile import GenerationDefaults
 from lmx_supervisor.gateway.body import decode_field
 from lmx_supervisor.gateway.dialects.openai_inbound import ABSENT, Inbound, invalid_value
 from lmx_supervisor.gateway.dialects.openai_output import OutputFields
@@ -66,16 +67,16 @@ PARAMS = {"repeat_penalty": "repetition_penalty", "output": "response_format", "
 """OpenAI's names, or those that are usual beside them, of fields that the neutral request calls otherwise."""
 
 
-def stop_strings(body: GenerationFields) -> tuple[str, ...]:
+def stop_strings(body: GenerationFields, defaults: GenerationDefaults) -> tuple[str, ...]:
     """The strings that end an answer. Raises `Problem`."""
     stop = decode_field("stop", body.stop, _stop_decoder)
     if stop is None:
-        return ()
+        return defaults.stop or ()
     return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
-def sampling(body: GenerationFields) -> Sampling:
-    """The client's choices over the defaults. Raises `Problem`."""
+def sampling(body: GenerationFields, defaults: GenerationDefaults) -> Sampling:
+    """The client's choices over the model's defaults over ours. Raises `Problem`."""
     chosen: dict[str, Any] = {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -88,7 +89,8 @@ def sampling(body: GenerationFields) -> Sampling:
     }
     biases = decode_field("logit_bias", body.logit_bias, _bias_decoder) or {}
     bias = tuple(sorted((int(token), value) for token, value in biases.items()))
-    return Sampling(logit_bias=bias, **{name: value for name, value in chosen.items() if value is not None})
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return Sampling(logit_bias=bias, **(defaults.sampling() | given))
 
 
 def implied_by_effort(effort: str | None) -> dict[str, Any]:

@@ -68,12 +68,14 @@ def to_generate_request(
     tools = _tools(body)
     instructions = (Message(role="system", content=body.instructions),) if body.instructions else ()
     wishes: dict[str, Any] = {"temperature": body.temperature, "top_p": body.top_p}
+    given = {name: value for name, value in wishes.items() if value is not None}
     return GenerateRequest(
         request_id=request_id,
         model_id=chosen.model_id,
         messages=(*instructions, *earlier, *to_messages(items)),
-        max_tokens=body.max_output_tokens or body.max_tokens,
-        sampling=Sampling(**{name: value for name, value in wishes.items() if value is not None}),
+        max_tokens=body.max_output_tokens or body.max_tokens or chosen.defaults.max_tokens,
+        stop=chosen.defaults.stop or (),
+        sampling=Sampling(**(chosen.defaults.sampling() | given)),
         tools=_allowed(body, tools),
         tool_choice=_choice(body, tools),
         output=_output(body),

@@ -79,7 +79,27 @@ class LoadedModel(Answer, frozen=True, kw_only=True):
     request_count: int
     last_used_at: float | None
     context_length: int | None
+    performance: dict[str, Any]
     readiness: ReadinessView
+
+
+class ModelPerformance(Answer, frozen=True, kw_only=True):
+    """What a model was tuned by, who said so, and what it would be without."""
+
+    model_id: str
+    backend_type: str
+    loaded_at: float | None
+    request_count: int
+    last_used_at: float | None
+    memory_gb: float | None
+    context_length: int | None
+    slots: int | None
+    use_batching: bool
+    tokens_per_second: float
+    performance: dict[str, Any]
+    performance_sources: dict[str, Literal["override", "autotune", "preset"]]
+    readiness: ReadinessView
+    global_defaults: dict[str, Any]
 
 
 class LoadedModels(Answer, frozen=True, kw_only=True):

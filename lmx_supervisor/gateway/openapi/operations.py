@@ -261,6 +261,13 @@ OPERATIONS: tuple[Operation, ...] = (
         answers={200: admin.Compatibility},
     ),
     Operation(
+        method="get",
+        path="/admin/models/{model_id}/performance",
+        summary="What a model was tuned by",
+        key="admin",
+        answers={200: admin.ModelPerformance},
+    ),
+    Operation(
         method="post",
         path="/admin/models/{model_id}/restart",
         summary="Replace a model's worker by a fresh one",

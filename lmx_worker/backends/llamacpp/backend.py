@@ -59,6 +59,7 @@ class LlamaCppBackend:
         self._generations: dict[str, Generation] = {}
         self._context_length = 0
         self._prefill_chunk_tokens = 0
+        self._reuses_prefixes = True
         self._clock = 0
         self._tokens_prefilled = 0
         self._tokens_decoded = 0
@@ -87,6 +88,7 @@ class LlamaCppBackend:
         weights = self._weights = load_weights(self._api, spec, progress)
         self._context_length = min(spec.context_length or CONTEXT_LENGTH, weights.train_context_length)
         self._prefill_chunk_tokens = spec.prefill_chunk_tokens
+        self._reuses_prefixes = spec.prefix_cache
         cells = self._cells_wanted or self._context_length * spec.slots
         try:
             self._chat = _chat_of(weights)
@@ -231,7 +233,9 @@ class LlamaCppBackend:
 
     def _claim(self, prepared: Prepared, context: DecodeContext, *, partial: bool) -> tuple[Slot, int]:
         """Make a free slot hold the longest prefix of the prompt that is computed anywhere; return it and that length."""
-        placement = place(self._slots, prepared.tokens, partial=partial)
+        # Of one token nothing can be reused: at least one has to be computed.
+        prompt = prepared.tokens if self._reuses_prefixes else prepared.tokens[:1]
+        placement = place(self._slots, prompt, partial=partial)
         slot, reused = placement.slot, placement.reused
         if placement.source is not slot:
             context.copy(placement.source.sequence, slot.sequence, reused)

@@ -116,7 +116,8 @@ class MlxBackend:
             loaded.tokenizer, context_length=loaded.context_length, vocabulary_size=loaded.vocabulary_size
         )
         self._is_visible = visible_tokens(loaded.tokenizer, loaded.vocabulary_size, self._encoder.marks)
-        self._prefixes = PrefixCache(entries_max=spec.slots * PREFIX_ENTRIES_PER_SLOT, bytes_max=self._kv_bytes_max)
+        entries_max = spec.slots * PREFIX_ENTRIES_PER_SLOT if spec.prefix_cache else 0
+        self._prefixes = PrefixCache(entries_max=entries_max, bytes_max=self._kv_bytes_max)
         self._stop_tokens = make_stop_sequences(loaded.tokenizer)
         self._open_batch()
         return ModelFacts(

@@ -10,6 +10,7 @@ import pytest
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.downloads.orders import ModelOnItsWay
+from lmx_supervisor.core.load_profile import GenerationDefaults, LoadProfile, ProfileLayers
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import LoadOrder, LoadOutcome, ModelOnDisk
 from lmx_supervisor.gateway.app import create_app
@@ -133,7 +134,39 @@ async def test_the_predecessors_backend_names_still_work(
 
     await client.post(LOAD, json=body)
 
-    assert [LoadOrder(model_id=MODEL, backend=backend, max_context_length=512, path="/a")] == service.orders
+    profile = LoadProfile(context_length=512)
+    assert [LoadOrder(model_id=MODEL, backend=backend, profile=profile, path="/a")] == service.orders
+
+
+async def test_overrides_reach_the_service(client: httpx.AsyncClient, service: FedService) -> None:
+    """The runbook's example and the predecessor's nesting; beside them the context length may be said in either place."""
+    for overrides in ({"max_tokens": 4096, "temperature": 0.7}, {"scheduler": {"max_num_seqs": 8}}, {"context_length": 512}):
+        body = {"model_id": MODEL, "performance_overrides": overrides, "max_context_length": 512}
+        assert 200 == (await client.post(LOAD, json=body)).status_code
+
+    assert [
+        LoadProfile(context_length=512, generation=GenerationDefaults(max_tokens=4096, temperature=0.7)),
+        LoadProfile(context_length=512, slots=8),
+        LoadProfile(context_length=512),
+    ] == [order.profile for order in service.orders]
+
+
+async def test_what_a_model_was_tuned_by_is_shown(client: httpx.AsyncClient, service: FedService) -> None:
+    """In its entry; and with who said what, and what the configuration would have said, by itself."""
+    explicit, tuned = LoadProfile(slots=2), LoadProfile(slots=4, threads=1, generation=GenerationDefaults(top_p=0.5))
+    layers = ProfileLayers(explicit=explicit, tuned=tuned)
+    service.workers = [msgspec.structs.replace(worker_view(), profile=layers, performance=layers.merge())]
+    (entry,) = (await client.get("/admin/models")).json()["loaded"]
+    shown = (await client.get("/admin/models/org%2Fmodel/performance")).json()
+    absent = await client.get("/admin/models/org/other/performance")
+
+    assert {"slots": 2, "threads": 1, "top_p": 0.5} == entry["performance"] == shown["performance"]
+    assert {"slots": "override", "threads": "autotune", "top_p": "autotune"} == shown["performance_sources"]
+    assert (MODEL, "scripted", 4096, 8) == tuple(
+        shown[field] for field in ("model_id", "backend_type", "context_length", "slots")
+    )
+    assert (4, 4096) == (shown["global_defaults"]["scheduler"]["max_num_seqs"], shown["global_defaults"]["context_length"])
+    assert (404, "model_not_found") == (absent.status_code, absent.json()["error"]["code"])
 
 
 @pytest.mark.parametrize(
@@ -148,7 +181,15 @@ async def test_the_predecessors_backend_names_still_work(
         ({"backend": "vllm"}, "invalid_value", "backend"),
         ({"max_context_length": 0}, "invalid_request_error", "max_context_length"),
         ({"keep_alive_sec": -1}, "invalid_request_error", "keep_alive_sec"),
-        ({"performance_overrides": {"kv_bits": 4}}, "not_supported", "performance_overrides"),
+        ({"performance_overrides": {"kv_group_size": 32}}, "not_supported", "performance_overrides.kv_group_size"),
+        ({"performance_overrides": {"slotz": 4}}, "invalid_value", "performance_overrides.slotz"),
+        ({"performance_overrides": {"slots": 1.5}}, "invalid_value", "performance_overrides.slots"),
+        ({"performance_overrides": [1]}, "invalid_request_error", "performance_overrides"),
+        (
+            {"max_context_length": 512, "performance_overrides": {"context_length": 1024}},
+            "invalid_value",
+            "max_context_length",
+        ),
     ],
 )
 async def test_a_bad_load_is_refused_before_the_service_hears_of_it(

@@ -55,3 +55,12 @@ def test_a_measured_peak_corrects_the_working_memory_and_nothing_else() -> None:
 
     totals = {peak: need.corrected(peak).total_bytes for peak in (None, 250, 160, 20)}
     assert totals == {None: 180, 250: 250, 160: 160, 20: 150}
+
+
+def test_an_operators_word_is_taken_and_corrected_upwards_only() -> None:
+    """The whole is what was said, padded or cut; a peak below it changes nothing, one above it counts."""
+    need = MemoryNeed(weights_bytes=100, kv_bytes=50, working_bytes=30)
+
+    assert [need.said_to_be(said).total_bytes for said in (500, 120, 60)] == [500, 120, 60]
+    assert (need.said_to_be(120).weights_bytes, need.said_to_be(120).kv_bytes) == (100, 20)
+    assert [need.said_to_be(200).corrected(peak).total_bytes for peak in (None, 150, 260)] == [200, 200, 260]

@@ -8,6 +8,7 @@ import pytest
 from lmx_protocol.errors import ErrorCode
 from lmx_supervisor.core.downloads.orders import DownloadOrder
 from lmx_supervisor.core.downloads.state import Download, DownloadState
+from lmx_supervisor.core.load_profile import LoadProfile
 from lmx_supervisor.core.service import LoadOrder
 from lmx_supervisor.runtime.atomic_file import write_document
 from lmx_supervisor.runtime.downloads_file import (
@@ -38,7 +39,7 @@ def over(state: DownloadState, code: ErrorCode | None = None) -> Download:
 @pytest.mark.parametrize("state", [DownloadState.QUEUED, DownloadState.RUNNING, DownloadState.WAITING, DownloadState.ENDING])
 def test_what_was_not_over_goes_on(tmp_path: Path, state: DownloadState) -> None:
     """Order, waiting loads and start time are kept; it begins anew, whatever it was doing."""
-    load = LoadOrder(model_id="org/a", slots=2)
+    load = LoadOrder(model_id="org/a", profile=LoadProfile(slots=2))
     (found,) = there_and_back(tmp_path, Download("dl-1", ORDER, 1.0, loads=[load], state=state, deaths=4, error="old"))
 
     assert (found.download_id, found.order, found.loads, found.started_at_unix) == ("dl-1", ORDER, [load], 1.0)

@@ -11,6 +11,7 @@ from lmx_protocol.messages import ModelSpec
 from lmx_protocol.states import ModelFormat
 from lmx_supervisor.core.exit_reason import ExitReason, Verdict
 from lmx_supervisor.core.lasting import QuarantinedModel, WantedModel
+from lmx_supervisor.core.load_profile import LoadProfile, ProfileLayers
 from lmx_supervisor.core.startup import LastRun
 from lmx_supervisor.runtime.atomic_file import read_document, write_document
 from lmx_supervisor.runtime.state_file import (
@@ -35,7 +36,9 @@ SPEC = ModelSpec(
     kv_bits=8,
     gpu_layers=5,
     threads=2,
+    prefix_cache=False,
 )
+PROFILE = ProfileLayers(explicit=LoadProfile(slots=3), tuned=LoadProfile(threads=2), preset=LoadProfile(kv_bits=8))
 QUARANTINED = QuarantinedModel(
     SPEC, "llamacpp", "d1", "crash_loop:3", 3, Verdict(ExitReason.NATIVE_CRASH, "native code crashed", "boot-7")
 )
@@ -52,7 +55,7 @@ def test_everything_survives_the_way_there_and_back(tmp_path: Path) -> None:
     """A model is loaded as it was, a quarantine is the event it was."""
     state = RuntimeState(
         loaded_models=("org/m",),
-        models=(saved_model(WantedModel(SPEC, "llamacpp")),),
+        models=(saved_model(WantedModel(SPEC, "llamacpp", 5.0, PROFILE)),),
         quarantine=(saved_quarantine(QUARANTINED, 5.0),),
         recent_starts=(1.0, 2.5),
     )

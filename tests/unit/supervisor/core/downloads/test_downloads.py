@@ -13,6 +13,7 @@ from lmx_supervisor.core.downloads import events as e
 from lmx_supervisor.core.downloads.machine import DownloadPolicy, Downloads
 from lmx_supervisor.core.downloads.orders import DownloadOrder, DownloadView
 from lmx_supervisor.core.downloads.state import OVER, TRANSITIONS, Download, DownloadState, IllegalMove
+from lmx_supervisor.core.load_profile import LoadProfile
 from lmx_supervisor.core.service import LoadOrder
 
 DONE = JobDone(path="/models/org/a", total_bytes=100)
@@ -251,7 +252,7 @@ def test_loads_wait_for_their_model() -> None:
     """What was to be loaded is loaded when the model has arrived, once per id and in the latest wish's way."""
     stage = Stage()
     download = stage.want(then_load=LoadOrder(model_id="org/a"))
-    latest = LoadOrder(model_id="org/a", slots=2)
+    latest = LoadOrder(model_id="org/a", profile=LoadProfile(slots=2))
     stage.post(e.FollowWanted(download, latest))
     stage.post(e.JobSaid(download, DONE))
     actions = stage.post(e.JobExited(download, "left"))

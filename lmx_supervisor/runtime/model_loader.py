@@ -1,0 +1,129 @@
+"""From an order to a load: which files, which backend, and which settings, the supervisor being told the result."""
+
+from collections.abc import Callable
+
+from lmx_protocol.errors import ErrorCode
+from lmx_protocol.messages import ModelSpec
+from lmx_protocol.states import BACKEND_OF_FORMAT, BackendName
+from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
+from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.load_profile import NOTHING, LoadProfile, ProfileLayers, model_spec
+from lmx_supervisor.core.memory_need import MemoryNeed, memory_need
+from lmx_supervisor.core.refusal import Refusal
+from lmx_supervisor.core.service import LoadOrder, LoadOutcome
+from lmx_supervisor.core.slot import COMING, SERVING
+from lmx_supervisor.runtime.state_file import SavedModel, plain_spec
+from lmx_supervisor.runtime.supervisor import Supervisor
+
+_BACKEND_ALIASES: dict[str, BackendName] = {
+    "llamacpp": BackendName.LLAMACPP,
+    "gguf": BackendName.LLAMACPP,
+    "mlx": BackendName.MLX,
+    "mlx-lm": BackendName.MLX,
+    "vllm-mlx": BackendName.MLX,
+    "scripted": BackendName.SCRIPTED,
+}
+"""Names an operator may use; the predecessor's mean the backend that took their place."""
+
+ProfileSource = Callable[[str, str], LoadProfile]
+"""What a model (id), loaded on a backend, is tuned by, as far as the source knows; asked for every load."""
+
+
+class ModelLoader:
+    """One service's."""
+
+    def __init__(self, config: Callable[[], Config], catalog: Catalog, supervisor: Supervisor) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._supervisor = supervisor
+        self.tuned_profile: ProfileSource = _knows_nothing
+        """The records of autotunes."""
+        self.preset_profile: ProfileSource = _knows_nothing
+        """The presets."""
+
+    async def load(self, order: LoadOrder, *, at_start: bool, unasked: bool = False) -> LoadOutcome:
+        """Have a model served as ordered; `unasked`: by nobody. Raises `Refusal`."""
+        worker = self._supervisor.view().worker(order.model_id)
+        if order.path is None and worker is not None and worker.state in SERVING | COMING:
+            # Its files may be gone by now; that is no reason to refuse what is served already. The core decides what follows.
+            layers = self._layers(order, worker.backend)
+            spec = model_spec(worker.model_id, worker.path, worker.format, layers.merge(), self._config().models)
+            return await self._supervisor.load(
+                spec, worker.backend, at_start=at_start, keep_alive_seconds=order.keep_alive_seconds, profile=layers
+            )
+        if order.path is None:
+            entry = await self._catalog.resolve(order.model_id)
+        else:
+            entry = await self._catalog.register(order.model_id, order.path)
+        backend = _backend_for(order, entry)
+        layers = self._layers(order, backend)
+        profile = layers.merge()
+        spec = model_spec(entry.model_id, entry.path, entry.format, profile, self._config().models)
+        _refuse_what_the_backend_cannot(spec, backend)
+        digest = await self._catalog.digest(spec, backend)
+        return await self._supervisor.load(
+            spec,
+            backend,
+            digest=digest,
+            at_start=at_start,
+            unasked=unasked,
+            force=order.allow_unsupported_runtime,
+            size_bytes=entry.size_bytes,
+            need=_need(entry, spec, profile),
+            keep_alive_seconds=order.keep_alive_seconds,
+            profile=layers,
+        )
+
+    async def restore(self, model_id: str, saved: SavedModel | None) -> LoadOutcome:
+        """Load a model the way it was loaded before; by its id alone where only that is known. Raises `Refusal`."""
+        if saved is None:
+            return await self.load(LoadOrder(model_id=model_id), at_start=True)
+        spec = plain_spec(saved.spec)
+        entry = await self._catalog.look_at(model_id, spec.path)
+        return await self._supervisor.load(
+            spec,
+            saved.backend,
+            digest=await self._catalog.digest(spec, saved.backend),
+            at_start=True,
+            size_bytes=entry.size_bytes,
+            need=_need(entry, spec, saved.profile.merge()),
+            keep_alive_seconds=saved.keep_alive_seconds,
+            profile=saved.profile,
+        )
+
+    def _layers(self, order: LoadOrder, backend: str) -> ProfileLayers:
+        return ProfileLayers(
+            explicit=order.profile,
+            tuned=self.tuned_profile(order.model_id, backend),
+            preset=self.preset_profile(order.model_id, backend),
+        )
+
+
+def _knows_nothing(_: str, __: str) -> LoadProfile:
+    return NOTHING
+
+
+def _need(entry: CatalogEntry, spec: ModelSpec, profile: LoadProfile) -> MemoryNeed:
+    need = memory_need(entry.shape, spec)
+    return need if profile.memory_estimate_gb is None else need.said_to_be(int(profile.memory_estimate_gb * 1024**3))
+
+
+def _refuse_what_the_backend_cannot(spec: ModelSpec, backend: str) -> None:
+    if spec.kv_bits != 16 and backend != BackendName.LLAMACPP:
+        param = "performance_overrides.kv_bits"
+        text = f"{param}: {backend} keeps keys and values at 16 bits only; leave it out, here or in the model's preset."
+        raise Refusal(ErrorCode.NOT_SUPPORTED, text, param=param)
+
+
+def _backend_for(order: LoadOrder, entry: CatalogEntry) -> str:
+    suited = BACKEND_OF_FORMAT[entry.format]
+    if order.backend is None:
+        return suited
+    wanted = _BACKEND_ALIASES.get(order.backend)
+    if wanted is None:
+        names = ", ".join(sorted(_BACKEND_ALIASES))
+        raise Refusal(ErrorCode.INVALID_VALUE, f"Unknown backend '{order.backend[:64]}'; known are {names}.", param="backend")
+    if wanted is not suited:
+        text = f"Backend {wanted} cannot serve '{entry.model_id}', which is a {entry.format} model; {suited} can."
+        raise Refusal(ErrorCode.MODEL_UNSUPPORTED_BACKEND, text, param="backend")
+    return wanted
