@@ -18,6 +18,8 @@ class LoggedEvent:
     kind: str
     at_unix_seconds: float
     fields: Mapping[str, object]
+    alarming: bool = False
+    """Whether an operator should look at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,12 @@ class EventLog:
         """Of the last event; before the first one, the id that would have come before it."""
         return self._next_id - 1
 
-    def append(self, kind: str, at_unix_seconds: float, fields: Mapping[str, object]) -> None:
+    def append(self, kind: str, at_unix_seconds: float, fields: Mapping[str, object], *, alarming: bool = False) -> LoggedEvent:
         """Number an event and keep it; the oldest one makes room."""
-        self._events.append(LoggedEvent(self._next_id, kind, at_unix_seconds, fields))
+        event = LoggedEvent(self._next_id, kind, at_unix_seconds, fields, alarming)
+        self._events.append(event)
         self._next_id += 1
+        return event
 
     def after(self, last_id: int, count_max: int) -> list[LoggedEvent | Gap]:
         """What follows event `last_id`: at most `count_max` events, after a gap if some are lost.

@@ -25,15 +25,23 @@ class EventBus:
         self._redaction = redaction
         self._log = EventLog(unix_now(), limits.EVENTS_KEPT_MAX)
         self._subscriptions: set[Subscription] = set()
+        self._listeners: list[Callable[[LoggedEvent], None]] = []
         self._closed = False
 
     def take(self, tell: Tell) -> None:
         """Publish what operators are told; the service's last words also end every subscription."""
         now = self._unix_now()
-        self._log.append(published_kind(tell), now, self._redaction.clean_value(published_fields(tell, now)))
+        fields = self._redaction.clean_value(published_fields(tell, now))
+        event = self._log.append(published_kind(tell), now, fields, alarming=tell.alarming)
         self._closed = self._closed or tell.kind == SERVICE_STOPPED
         for subscription in self._subscriptions:
             subscription.wake()
+        for listener in self._listeners:
+            listener(event)
+
+    def listen(self, listener: Callable[[LoggedEvent], None]) -> None:
+        """Call `listener` with every event from now on, on the loop. It must not raise and not block."""
+        self._listeners.append(listener)
 
     def subscribe(self, last_id: int | None) -> "Subscription":
         """From now on, or from after event `last_id`. Close it when done. Raises `Refusal` when there are too many."""
