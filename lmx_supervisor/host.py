@@ -35,6 +35,8 @@ from lmx_supervisor.runtime.downloader import Downloader
 from lmx_supervisor.runtime.downloads_file import DownloadsFile, read_downloads, restored
 from lmx_supervisor.runtime.hub_look import HubLooks
 from lmx_supervisor.runtime.job_specs import JobSpecs, hub_secrets
+from lmx_supervisor.runtime.journal import Journal
+from lmx_supervisor.runtime.journal_setup import journal_settings, kept_logs, session_that_begins
 from lmx_supervisor.runtime.live_config import LiveConfig
 from lmx_supervisor.runtime.run_dir import RunDir
 from lmx_supervisor.runtime.service import LocalService
@@ -119,6 +121,7 @@ async def running_service(
             autopsy=recorder.record,
             known=_earlier_downloads(past, config),
         )
+        journal = None
         clean = False
         try:
             # On the disk before anything that could end this run too.
@@ -134,11 +137,14 @@ async def running_service(
                 redaction=redaction,
                 downloader=downloader,
                 looks=looks,
+                kept_logs=kept_logs(config, home, os.environ),
             )
+            running = Running(service, supervisor)
+            journal = _open_journal(loaded, home, past.decision, running)
             for found in (past.state, past.registry, past.downloads, past.accesses, registered.found):
                 _tell_if_set_aside(supervisor, found.problem, found.set_aside)
             downloader.resume()
-            yield Running(service, supervisor)
+            yield running
             clean = not supervisor.unsound.is_set()
         finally:
             await supervisor.drain(live.config.server.drain_seconds)
@@ -147,9 +153,24 @@ async def running_service(
             await registry.close()
             await accesses.close()
             await recorder.close()
+            if journal is not None:
+                await journal.close("it was stopped in order" if clean else "it had to end")
             await state.close(clean=clean)
     finally:
         run_dir.close()
+
+
+def _open_journal(loaded: LoadedConfig, home: Path, decision: StartupDecision, running: Running) -> Journal | None:
+    if not loaded.config.journaling.enabled:
+        return None
+
+    def complain(text: str) -> None:
+        running.supervisor.tell("journal_write_failed", text=text, alarming=True)
+
+    settings = journal_settings(loaded.config, home)
+    journal = Journal(settings, session_that_begins(loaded, home, decision), complain)
+    running.service.events.listen(journal.take)
+    return journal
 
 
 def _look_back(home: Path, loaded: LoadedConfig, models: Path) -> _Past:

@@ -19,6 +19,8 @@ LIVE_KEYS = frozenset(
         "server.drain_seconds",
         "server.slow_client_seconds",
         "server.stream_keep_alive_seconds",
+        "server.websocket_enabled",
+        "server.sse_events_enabled",
         "server.sse_heartbeat_interval_sec",
         "models.default_model",
         # How models are loaded: for the loads to come.

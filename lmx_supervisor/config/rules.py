@@ -7,6 +7,7 @@ import msgspec
 from lmx_protocol import limits
 from lmx_supervisor.config.names import why_no_alias
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.config.time_zones import time_zone
 
 
 class BrokenRule(msgspec.Struct, frozen=True):
@@ -19,7 +20,8 @@ class BrokenRule(msgspec.Struct, frozen=True):
 
 def broken_rules(config: Config) -> list[BrokenRule]:
     """Every rule this configuration breaks; empty when it can be used."""
-    return [*_broken_orders(config), *_broken_paths(config), *_broken_aliases(config), *_missing_keys(config)]
+    orders, paths = _broken_orders(config), _broken_paths(config)
+    return [*orders, *paths, *_broken_aliases(config), *_unknown_time_zone(config), *_missing_keys(config)]
 
 
 def _broken_orders(config: Config) -> list[BrokenRule]:
@@ -59,6 +61,8 @@ def _broken_paths(config: Config) -> list[BrokenRule]:
     paths = [
         ("models.models_directory", config.models.models_directory),
         ("logging.file", config.logging.file),
+        ("journaling.session_logs_dir", config.journaling.session_logs_dir),
+        ("journaling.update_logs_dir", config.journaling.update_logs_dir),
         *((f"models.paths.{model_id}", path) for model_id, path in config.models.paths.items()),
     ]
     return [
@@ -79,6 +83,15 @@ def _broken_aliases(config: Config) -> list[BrokenRule]:
         for alias in config.routing.aliases
         if (why := why_no_alias(alias)) is not None
     ]
+
+
+def _unknown_time_zone(config: Config) -> list[BrokenRule]:
+    key = "journaling.timezone"
+    try:
+        time_zone(config.journaling.timezone)
+    except ValueError as error:
+        return [BrokenRule(key, key, str(error))]
+    return []
 
 
 def _missing_keys(config: Config) -> list[BrokenRule]:

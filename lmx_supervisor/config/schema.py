@@ -52,6 +52,10 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     """A client that reads nothing for this long loses its request."""
     stream_keep_alive_seconds: Positive = limits.STREAM_KEEP_ALIVE_SECONDS
     """A stream in which nothing flows sends a sign of life this often."""
+    websocket_enabled: bool = True
+    """Whether chats may come over a WebSocket; sockets that are open stay so."""
+    sse_events_enabled: bool = True
+    """Whether GET /admin/events may be followed."""
     sse_heartbeat_interval_sec: Annotated[int, Meta(ge=1, le=3600)] = limits.EVENT_HEARTBEAT_SECONDS
     """How often GET /admin/events sends a heartbeat."""
 
@@ -210,6 +214,27 @@ class LoggingConfig(Section, frozen=True, kw_only=True):
     """Rotated files to keep."""
 
 
+class JournalingConfig(Section, frozen=True, kw_only=True):
+    """What is written down about each run of the service: a page to read, every event as a line, a page per change."""
+
+    enabled: bool = False
+    """Whether anything is."""
+    session_logs_dir: Text | None = None
+    """Default: `session-logs` in the home. The events lie there too."""
+    update_logs_dir: Text | None = None
+    """Default: `update-logs` in the home."""
+    event_jsonl_enabled: bool = True
+    """Whether every event is appended as a line of JSON."""
+    author: Text | None = None
+    """Who the pages name as their author; default: the user that the service runs as."""
+    timezone: Text = "UTC"
+    """Of the times in the journals: UTC, or a place such as Europe/Berlin."""
+    retention_days: Annotated[int, Meta(ge=1, le=36_500)] = limits.JOURNAL_RETENTION_DAYS
+    """What was written before is deleted."""
+    max_session_logs: Annotated[int, Meta(ge=1, le=100_000)] = limits.JOURNAL_SESSION_LOGS_MAX
+    """Session logs to keep, and as many files of events."""
+
+
 class SecurityConfig(Section, frozen=True, kw_only=True):
     """Who may do what. A key that is null leaves its half open."""
 
@@ -234,6 +259,7 @@ class Config(Section, frozen=True, kw_only=True):
     routing: RoutingConfig = RoutingConfig()
     device: DeviceConfig = DeviceConfig()
     logging: LoggingConfig = LoggingConfig()
+    journaling: JournalingConfig = JournalingConfig()
     security: SecurityConfig = SecurityConfig()
 
 

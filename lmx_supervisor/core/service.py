@@ -12,6 +12,7 @@ from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, Downlo
 from lmx_supervisor.core.event_log import Gap, LoggedEvent
 from lmx_supervisor.core.load_profile import NOTHING, LoadProfile
 from lmx_supervisor.core.predictor import PredictorView
+from lmx_supervisor.core.records import Records
 from lmx_supervisor.core.views import FleetView, MemoryView
 
 
@@ -185,6 +186,10 @@ class Service(Protocol):
 
     def metrics(self) -> bytes:
         """Everything that is measured, in Prometheus' text format 0.0.4."""
+
+    @property
+    def records(self) -> Records:
+        """What the service has noted of itself."""
 
     def submit(self, request: AnyRequest, origin: Origin) -> Answer:
         """Queue a request. Never blocks and never raises for a model's state: refusals arrive as a `Failed` event."""

@@ -11,14 +11,17 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
+from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketRoute
+from starlette.types import Scope
 
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.admin.compatibility import AdminCompatibility
 from lmx_supervisor.gateway.admin.config import AdminConfig
 from lmx_supervisor.gateway.admin.crashes import AdminCrashes
+from lmx_supervisor.gateway.admin.diagnostics import AdminDiagnostics
 from lmx_supervisor.gateway.admin.downloads import AdminDownloads
 from lmx_supervisor.gateway.admin.events import AdminEvents
+from lmx_supervisor.gateway.admin.logs import AdminLogs
 from lmx_supervisor.gateway.admin.memory import AdminMemory
 from lmx_supervisor.gateway.admin.metrics import AdminMetrics
 from lmx_supervisor.gateway.admin.models import AdminModels
@@ -27,6 +30,7 @@ from lmx_supervisor.gateway.admin.predictor import AdminPredictor
 from lmx_supervisor.gateway.admin.quarantine import AdminQuarantine
 from lmx_supervisor.gateway.admin.stack import AdminStack
 from lmx_supervisor.gateway.admin.status import AdminStatus
+from lmx_supervisor.gateway.admin.worker_logs import AdminWorkerLogs
 from lmx_supervisor.gateway.admin.workers import AdminWorkers
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.auth import RequireAdminKey, RequireInferenceKey
@@ -37,6 +41,7 @@ from lmx_supervisor.gateway.dialects.openai_completions import Completions
 from lmx_supervisor.gateway.dialects.openai_embeddings import Embeddings
 from lmx_supervisor.gateway.dialects.openai_responses import Responses
 from lmx_supervisor.gateway.dialects.rerank import Rerank
+from lmx_supervisor.gateway.discovery import Discovery
 from lmx_supervisor.gateway.edge import Edge
 from lmx_supervisor.gateway.foreign_sites import RefuseForeignSites
 from lmx_supervisor.gateway.framing import DiscardUnreadBody, RefuseBadHeaders
@@ -52,12 +57,14 @@ from lmx_supervisor.gateway.shed import ShedLoad
 
 def create_app(service: Service) -> Starlette:
     """The application for one service. Its only state: the answers that have not ended, and how much of bodies is held."""
-    probes = Probes(service)
+    probes, discovery = Probes(service), Discovery(service)
     app = Starlette(
         routes=[
             Route("/healthz", probes.healthz),
             Route("/readyz", probes.readyz),
             Route("/openapi.json", openapi),
+            Route("/.well-known/opta-lmx", discovery.show),
+            _OpenRoute("/v1/discovery", discovery.show),
             # Mounted, so that nothing below these prefixes, unknown routes included, is reached without a key.
             Mount(
                 "/v1", app=_router(_inference_routes(service)), middleware=[Middleware(RequireInferenceKey, service=service)]
@@ -86,6 +93,14 @@ async def raise_as_problem(_: Request, error: Exception) -> Response:
     """What the router refuses becomes a problem like every other, for the edge to render."""
     assert isinstance(error, HTTPException)
     raise Problem.of_http(error)
+
+
+class _OpenRoute(Route):
+    """A route that needs no key, below a prefix that does: every method is its own business, so that a wrong one is a 405."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, found = super().matches(scope)
+        return (Match.NONE if match is Match.NONE else Match.FULL), found
 
 
 def _router(routes: list[BaseRoute]) -> Router:
@@ -120,6 +135,7 @@ def _inference_routes(service: Service) -> list[BaseRoute]:
 def _admin_routes(service: Service) -> list[BaseRoute]:
     models, status, workers = AdminModels(service), AdminStatus(service), AdminWorkers(service)
     crashes, downloads, stack = AdminCrashes(service), AdminDownloads(service), AdminStack(service)
+    logs, metrics = AdminLogs(service), AdminMetrics(service)
     return [
         Route("/models", models.index),
         Route("/models/available", models.available),
@@ -142,10 +158,19 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/memory", AdminMemory(service).show),
         Route("/health", status.health),
         Route("/events", AdminEvents(service).stream),
-        Route("/metrics", AdminMetrics(service).scrape),
+        Route("/metrics", metrics.scrape),
+        Route("/metrics/json", metrics.summary),
+        Route("/diagnostics", AdminDiagnostics(service).show),
+        Route("/logs", logs.places),
+        Route("/logs/sessions", logs.sessions),
+        # `path`: a name that tries to lead elsewhere is refused by its own route.
+        Route("/logs/sessions/{filename:path}", logs.session),
+        Route("/logs/updates", logs.updates),
+        Route("/logs/updates/{filename:path}", logs.update),
         Route("/crashes", crashes.index),
         Route("/crashes/{crash_id}", crashes.show),
         Route("/config/reload", AdminConfig(service).reload, methods=["POST"]),
         Route("/workers", workers.index),
+        Route("/workers/{model_id:path}/logs", AdminWorkerLogs(service).stream),
         Route("/workers/{model_id:path}", workers.show),
     ]

@@ -67,9 +67,11 @@ class ChatSocket:
         self._open_answers = open_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one socket until its client, its silence or the stop of the service ends it."""
+        """Serve one socket until its client, its silence or the service's stop ends it. Raises `Problem` when switched off."""
         opening = await receive()
         assert opening["type"] == "websocket.connect"
+        if not self._service.config.server.websocket_enabled:
+            raise Problem(EdgeCode.NOT_FOUND, "Chats over a WebSocket are switched off; server.websocket_enabled allows them.")
         await send({"type": "websocket.accept"})
         await _Conversation(self._service, self._open_answers, scope, send).serve(receive)
 

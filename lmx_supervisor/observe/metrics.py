@@ -5,9 +5,11 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
 
 from lmx_supervisor.core.actions import Tell
+from lmx_supervisor.core.measured import Measured
 from lmx_supervisor.core.service import ServiceStatus
 from lmx_supervisor.core.views import FleetView, MemoryView
 from lmx_supervisor.observe.fleet_metrics import FleetMetrics
+from lmx_supervisor.observe.old_metrics import UncountedMetrics
 from lmx_supervisor.observe.request_metrics import RequestMetrics
 from lmx_supervisor.observe.told_metrics import ToldMetrics
 
@@ -29,6 +31,7 @@ class Metrics:
         self.requests = RequestMetrics(self._registry, on_request_completed)
         self._told = ToldMetrics(self._registry, self.requests.learn_model)
         self._registry.register(FleetMetrics(fleet, status, memory))
+        self._registry.register(UncountedMetrics())
 
     def take(self, tell: Tell) -> None:
         """Count what operators are told."""
@@ -37,6 +40,10 @@ class Metrics:
     def note_shed(self) -> None:
         """A request was refused because the host's memory is nearly used up."""
         self._told.note_shed()
+
+    def measured(self) -> Measured:
+        """What is known of requests, as one document."""
+        return self.requests.measured()
 
     def text(self) -> bytes:
         """Text format 0.0.4."""

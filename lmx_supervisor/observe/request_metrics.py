@@ -3,6 +3,7 @@
 Every time is taken when the event reaches the supervisor, before any client's slowness: what is measured is the service.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -26,9 +27,11 @@ from lmx_protocol.messages import (
     Usage,
 )
 from lmx_supervisor.core.actions import Tell
+from lmx_supervisor.core.measured import Measured, RecentOfModel, RecentRequests, RequestTotals
 from lmx_supervisor.core.service import Origin
 from lmx_supervisor.observe.event_names import REQUEST_COMPLETED
 from lmx_supervisor.observe.labels import BoundedLabels
+from lmx_supervisor.observe.per_second import LastMinute
 from lmx_supervisor.observe.recent import Recent
 
 CLIENTS_MISTAKES = frozenset(
@@ -77,6 +80,8 @@ class RequestMetrics:
         self._models = BoundedLabels(limits.METRIC_MODELS_MAX)
         self._clients = BoundedLabels(limits.METRIC_CLIENTS_MAX)
         self._recent_seconds = Recent()
+        self._recent_failed_ratio = Recent()
+        self._ended_lately = LastMinute()
         self._recent: defaultdict[str, _RecentOfModel] = defaultdict(_RecentOfModel)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -142,8 +147,11 @@ class RequestMetrics:
     def ended(self, model: str, client: str | None, ending: _Ending, seconds: float, usage: Usage) -> None:
         """A request is over, `seconds` after its arrival."""
         recent, now = self._recent[model], self.now()
+        self._ended_lately.add(now)
         if ending is not _Ending.NEITHER:
-            recent.failed_ratio.add(float(ending is _Ending.FAILED), now)
+            failed_ratio = float(ending is _Ending.FAILED)
+            recent.failed_ratio.add(failed_ratio, now)
+            self._recent_failed_ratio.add(failed_ratio, now)
         if ending is _Ending.ANSWERED:
             self.durations.labels(model).observe(seconds)
             self._recent_seconds.add(seconds, now)
@@ -161,6 +169,33 @@ class RequestMetrics:
     def generated(self, model: str, tokens_per_second: float) -> None:
         """How fast one answer was decoded."""
         self._recent[model].tokens_per_second.add(tokens_per_second, self.now())
+
+    def measured(self) -> Measured:
+        """The same for readers that want one document."""
+        now = self.now()
+        return Measured(
+            total=RequestTotals(
+                requests=_count(self._requests), errors=_count(self._errors), completion_tokens=_count(self._completion_tokens)
+            ),
+            stream_requests=_count(self._streams),
+            prompt_tokens=_count(self._prompt_tokens),
+            recent=RecentRequests(
+                latency_p95_seconds=_known(self._recent_seconds.percentile_95(now)),
+                latency_mean_seconds=_known(self._recent_seconds.mean(now)),
+                error_ratio=_known(self._recent_failed_ratio.mean(now)),
+                ended_per_second=self._ended_lately.per_second(now),
+            ),
+            models=_totals(self._model_requests, self._model_errors, self._model_tokens),
+            recent_of_models={
+                model: RecentOfModel(
+                    queue_wait_p95_seconds=_known(recent.queue_wait_seconds.percentile_95(now)),
+                    error_ratio=_known(recent.failed_ratio.mean(now)),
+                    tokens_per_second=_known(recent.tokens_per_second.mean(now)),
+                )
+                for model, recent in self._recent.items()
+            },
+            clients=_totals(self._client_requests, self._client_errors, self._client_tokens),
+        )
 
     def collect(self) -> Iterator[Metric]:
         """The gauges over the last `METRIC_WINDOW_SECONDS`; NaN where nothing happened in them."""
@@ -181,6 +216,28 @@ class RequestMetrics:
     def describe(self) -> Iterator[Metric]:
         """The names in `collect`, so that the registry can refuse a second metric of the same name."""
         return self.collect()
+
+
+def _values(counter: Counter) -> dict[str, int]:
+    """The value of each series of a counter with one label or none, by that label."""
+    samples = (sample for metric in counter.collect() for sample in metric.samples)
+    return {next(iter(sample.labels.values()), ""): int(sample.value) for sample in samples}
+
+
+def _count(counter: Counter) -> int:
+    return _values(counter)[""]
+
+
+def _totals(requests: Counter, errors: Counter, tokens: Counter) -> dict[str, RequestTotals]:
+    errors_of, tokens_of = _values(errors), _values(tokens)
+    return {
+        label: RequestTotals(requests=count, errors=errors_of.get(label, 0), completion_tokens=tokens_of.get(label, 0))
+        for label, count in _values(requests).items()
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 class RequestWatch:

@@ -47,6 +47,7 @@ from lmx_supervisor.runtime.live_config import LiveConfig
 from lmx_supervisor.runtime.model_loader import ModelLoader
 from lmx_supervisor.runtime.model_supply import ModelSupply
 from lmx_supervisor.runtime.prefetcher import Prefetcher
+from lmx_supervisor.runtime.records import KeptLogs, ServiceRecords
 from lmx_supervisor.runtime.state_keeper import StateKeeper
 from lmx_supervisor.runtime.supervisor import Supervisor
 
@@ -71,6 +72,7 @@ class LocalService:
         redaction: Redaction,
         downloader: Downloader,
         looks: HubLooks,
+        kept_logs: KeptLogs,
     ) -> None:
         self._live = live
         self._downloader = downloader
@@ -90,6 +92,8 @@ class LocalService:
         self._startup_complete = False
         self._events = EventBus(redaction)
         self._metrics = Metrics(self.fleet, self.status, self.memory, on_request_completed=self._events.take)
+        self.records = ServiceRecords(kept_logs, self._events, self._metrics, supervisor.outputs, redaction.strike)
+        """What the service has noted of itself."""
         for listener in (self._events.take, self._metrics.take):
             supervisor.subscribe(listener)
         downloader.on_progress = self._events.take

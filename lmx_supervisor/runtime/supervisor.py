@@ -35,6 +35,7 @@ from lmx_supervisor.runtime.memory_return import MemoryProbe, missing_until_back
 from lmx_supervisor.runtime.own_autopsy import own_autopsy
 from lmx_supervisor.runtime.run_dir import RunDir, RunDirError
 from lmx_supervisor.runtime.witness import Witness
+from lmx_supervisor.runtime.worker_outputs import WorkerOutputs
 from lmx_supervisor.runtime.worker_process import WorkerProcess, WorkerTiming
 
 log = logging.getLogger("lmx.supervisor")
@@ -51,8 +52,7 @@ class Supervisor:
         self._timing = timing
         self._witness = Witness()
         self._run_dir = run_dir
-        self._keys = KeyPair.fresh()
-        self._context = zmq.asyncio.Context()
+        self._keys, self._context = KeyPair.fresh(), zmq.asyncio.Context()
         self._processes: dict[str, WorkerProcess] = {}
         self._answers: dict[str, OpenAnswer] = {}
         self._memory_probe = memory_probe or MemoryProbe()
@@ -60,6 +60,7 @@ class Supervisor:
         self._memory_checks: set[asyncio.Task[None]] = set()
         self._burials: set[asyncio.Task[None]] = set()
         self._leases: dict[str, str] = {}
+        self.outputs = WorkerOutputs()
         self._orders: dict[str, asyncio.Future[Outcome]] = {}
         self._order_numbers = itertools.count(1)
         self._inbox: deque[e.Event] = deque()
@@ -194,6 +195,7 @@ class Supervisor:
         """End everything: requests within `seconds`, then the workers. Returns when no process of ours is left."""
         self.shorten_drain(seconds)
         await self._all_stopped.wait()
+        self.outputs.end()
         self._ticker.cancel()
         for check in self._memory_checks:
             check.cancel()
@@ -283,6 +285,7 @@ class Supervisor:
                 own_keys=self._keys,
                 timing=self._timing,
                 witness=self._witness,
+                outputs=self.outputs,
                 on_message=lambda message: self.post(e.Said(name, message)),
                 on_violation=lambda detail: self.post(e.Misbehaved(name, detail)),
                 on_files_changed=lambda detail: self.post(e.FilesChanged(name, detail)),

@@ -23,6 +23,7 @@ from lmx_supervisor.runtime.run_dir import RunDir
 from lmx_supervisor.runtime.spawner import Spawned, spawn_worker
 from lmx_supervisor.runtime.stderr_ring import OutputRing
 from lmx_supervisor.runtime.witness import Witness
+from lmx_supervisor.runtime.worker_outputs import WorkerOutputs
 
 _SIGNALS = {
     WorkerSignal.TERMINATE: signal.SIGTERM,
@@ -53,6 +54,7 @@ class WorkerProcess:
         own_keys: KeyPair,
         timing: WorkerTiming,
         witness: Witness,
+        outputs: WorkerOutputs,
         on_message: Callable[[FromWorker], None],
         on_violation: Callable[[str], None],
         on_files_changed: Callable[[str], None],
@@ -80,6 +82,7 @@ class WorkerProcess:
         self._on_files_changed = on_files_changed
         self._on_exit = on_exit
         self._witness = witness
+        self._outputs = outputs
         self._files_at_load: asyncio.Task[Looks] | None = None
         self._comparing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -120,6 +123,7 @@ class WorkerProcess:
         if self._closing is not None:
             return
         if isinstance(message, Load):
+            self._outputs.adopt(message.model.model_id, self._incarnation, self._output)
             looking = self._witness.look_at_files(Path(message.model.path))
             self._files_at_load = asyncio.get_running_loop().create_task(looking)
         self._link.send(message)

@@ -19,6 +19,7 @@ class Exchange:
         body: bytes = b"",
         headers: dict[str, str] | None = None,
         upload: bool = True,
+        query: bytes = b"",
     ) -> None:
         self._inbound: asyncio.Queue[Message] = asyncio.Queue()
         self._sent: asyncio.Queue[Message] = asyncio.Queue()
@@ -31,7 +32,7 @@ class Exchange:
             "method": method,
             "path": path,
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": query,
             "root_path": "",
             "headers": [(name.lower().encode(), value.encode()) for name, value in lines.items()],
             "client": ("127.0.0.1", 1),

@@ -1,7 +1,7 @@
 """A small service in memory for the gateway's tests: it serves what a test feeds it, and remembers what it was asked."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
 
@@ -11,7 +11,9 @@ from lmx_protocol.states import READINESS, FinishReason, ModelFormat, Readiness,
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
+from lmx_supervisor.core.measured import Measured, RecentError
 from lmx_supervisor.core.predictor import PredictorView
+from lmx_supervisor.core.records import JournalFile, JournalKind, LogPlaces, OutputMark, OutputReader
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
     Answer,
@@ -28,6 +30,7 @@ from lmx_supervisor.core.service import (
 from lmx_supervisor.core.views import FleetView, LoadProgressView, MemoryView, ReadinessView, WorkerView
 from lmx_supervisor.observe.event_bus import EventBus
 from lmx_supervisor.observe.log_format import Redaction
+from lmx_supervisor.runtime.worker_outputs import WorkerOutputs
 
 MODEL = "org/model"
 FACTS = ModelFacts(
@@ -83,6 +86,48 @@ class FedAnswer:
             self.feed(Cancelled(request_id=self.request_id))
 
 
+class FedRecords:
+    """Everything a `core.records.Records` offers, from plain attributes that tests set."""
+
+    def __init__(self) -> None:
+        self.measurements = Measured()
+        self.errors: list[RecentError] = []
+        self.places = LogPlaces(
+            log_output="a terminal", log_file=None, journaling=True,
+            session_logs_dir="/s", update_logs_dir="/u", crashes_dir="/c",
+        )  # fmt: skip
+        self.journals: dict[JournalKind, dict[str, list[bytes]]] = {kind: {} for kind in JournalKind}
+        """Pieces of each file."""
+        self.outputs = WorkerOutputs()
+
+    def measured(self) -> Measured:
+        return self.measurements
+
+    def recent_errors(self) -> Sequence[RecentError]:
+        return self.errors
+
+    def log_places(self) -> LogPlaces:
+        return self.places
+
+    async def journal_files(self, kind: JournalKind) -> list[JournalFile]:
+        return [
+            JournalFile(filename=name, size_bytes=sum(map(len, pieces)), created_at="2026-01-02T03:04:00+00:00")
+            for name, pieces in self.journals[kind].items()
+        ]
+
+    async def journal_text(self, kind: JournalKind, filename: str) -> AsyncIterator[bytes] | None:
+        pieces = self.journals[kind].get(filename)
+        return _each(pieces) if pieces is not None else None
+
+    def worker_output(self, model_id: str, after: OutputMark | None) -> OutputReader | None:
+        return self.outputs.reader(model_id, after, strike=lambda text: text)
+
+
+async def _each(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
 class FedService:
     """Everything a `core.service.Service` offers, from plain attributes that tests set."""
 
@@ -104,6 +149,8 @@ class FedService:
         self.crash_reports: dict[str, CrashReport] = {}
         self.reload_result: ReloadOutcome | Exception = ReloadOutcome(updated=(), ignored=())
         self.metrics_text = b""
+        self.records = FedRecords()
+        self.crash_loop_detected = False
         self.submitted = asyncio.Event()
         self.orders: list[LoadOrder] = []
         self.cleared: list[str | None] = []
@@ -137,7 +184,7 @@ class FedService:
             loop_lag_max_seconds=0.0,
             startup_complete=True,
             safe_mode=False,
-            crash_loop_detected=False,
+            crash_loop_detected=self.crash_loop_detected,
             startup_count=1,
         )
 

@@ -332,3 +332,11 @@ async def test_a_socket_needs_the_inference_key(service: FedService, headers: di
 
     assert ("websocket.accept" if opens else "websocket.close") == (await socket.message())["type"]
     await socket.close()
+
+
+async def test_a_socket_is_refused_while_they_are_switched_off() -> None:
+    """The handshake is turned down, plainly."""
+    socket = Socket(FedService(Config(server=ServerConfig(websocket_enabled=False))))
+
+    assert "websocket.close" == (await socket.message())["type"]
+    await socket.task

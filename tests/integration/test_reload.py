@@ -177,3 +177,31 @@ device: {name: n}
     assert configured.http.get("/admin/device").json()["identity"]["name"] == "n"
     assert before == [(404, None), (200, "a"), (400, None)]
     assert [answers_to(name) for name in ("mine", "auto", None)] == [(200, "b")] * 3
+
+
+def handshake(server: LiveServer) -> int:
+    """What the server answers to a client that wants a WebSocket."""
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg==",
+    }
+    with server.http.stream("GET", "/v1/chat/stream", headers=headers) as response:
+        return response.status_code
+
+
+def test_streams_that_are_switched_off_are_refused_at_once(configured: LiveServer) -> None:
+    """No new event stream and no new WebSocket, each with what to do; discovery stops promising them, and back again."""
+    assert configured.http.get("/admin/events", params={"follow": "false"}).status_code == 200
+    answer = reload(configured, "server: {sse_events_enabled: false, websocket_enabled: false}")
+    events = configured.http.get("/admin/events", params={"follow": "false"})
+    said = configured.http.get("/v1/discovery").json()
+    refused = handshake(configured)
+    reload(configured, "")
+
+    assert answer["updated"] == ["server.websocket_enabled", "server.sse_events_enabled"]
+    assert (events.status_code, "server.sse_events_enabled" in events.json()["error"]["message"]) == (404, True)
+    assert (said["endpoints"]["websocket_url"], said["continuity"]["event_resume_supported"]) == (None, False)
+    assert (refused, handshake(configured)) == (403, 101)
+    assert configured.http.get("/admin/events", params={"follow": "false"}).status_code == 200

@@ -229,6 +229,8 @@ class HealthOut(Answer, frozen=True, kw_only=True):
     version: str
     reason: str | None
     memory_usage_percent: float
+    metal: None
+    helpers: dict[str, Any]
     models_loaded: int
     in_flight_requests: int
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from lmx_supervisor.core.crashes import CrashReport
 from lmx_supervisor.core.downloads.orders import DownloadView
+from lmx_supervisor.core.records import JournalFile, LogPlaces
 from lmx_supervisor.core.views import FleetView, WorkerView
 from lmx_supervisor.gateway.admin.compatibility import Query as CompatibilityQuery
 from lmx_supervisor.gateway.admin.downloads import ConfirmBody, DownloadBody, DownloadsQuery
@@ -17,6 +18,7 @@ from lmx_supervisor.gateway.dialects.openai_responses_schema import ResponsesBod
 from lmx_supervisor.gateway.dialects.rerank import RerankBody
 from lmx_supervisor.gateway.openapi import admin_answers as admin
 from lmx_supervisor.gateway.openapi import inference_answers as inference
+from lmx_supervisor.gateway.openapi import record_answers as records
 from lmx_supervisor.gateway.openapi import stack_answers as stack
 
 Key = Literal["inference", "admin"]
@@ -64,6 +66,20 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="This document",
         key=None,
         answers={200: dict[str, Any]},
+    ),
+    Operation(
+        method="get",
+        path="/.well-known/opta-lmx",
+        summary="What a client has to know before it has a key",
+        key=None,
+        answers={200: records.DiscoveryOut},
+    ),
+    Operation(
+        method="get",
+        path="/v1/discovery",
+        summary="The same, for clients that look here",
+        key=None,
+        answers={200: records.DiscoveryOut},
     ),
     # --- inference --------------------------------------------------------------------------------------------------------
     Operation(
@@ -304,6 +320,43 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(method="get", path="/admin/events", summary="What happens, as it happens", key="admin", text="text/event-stream"),
     Operation(method="get", path="/admin/metrics", summary="Everything measured", key="admin", text="text/plain"),
     Operation(
+        method="get",
+        path="/admin/metrics/json",
+        summary="What is measured of requests, as one document",
+        key="admin",
+        answers={200: records.MetricsOut},
+    ),
+    Operation(
+        method="get",
+        path="/admin/diagnostics",
+        summary="The service for a report of trouble, with one word for how it is",
+        key="admin",
+        answers={200: records.DiagnosticsOut},
+    ),
+    Operation(method="get", path="/admin/logs", summary="Where everything is written", key="admin", answers={200: LogPlaces}),
+    Operation(
+        method="get",
+        path="/admin/logs/sessions",
+        summary="The logs of the service's runs, and the events beside them",
+        key="admin",
+        answers={200: list[JournalFile]},
+    ),
+    Operation(
+        method="get",
+        path="/admin/logs/sessions/{filename}",
+        summary="One of them",
+        key="admin",
+        text="text/plain",
+    ),
+    Operation(
+        method="get",
+        path="/admin/logs/updates",
+        summary="The logs of what changed",
+        key="admin",
+        answers={200: list[JournalFile]},
+    ),
+    Operation(method="get", path="/admin/logs/updates/{filename}", summary="One of them", key="admin", text="text/plain"),
+    Operation(
         method="get", path="/admin/crashes", summary="The newest deaths of workers", key="admin", answers={200: admin.Crashes}
     ),
     Operation(
@@ -321,6 +374,14 @@ OPERATIONS: tuple[Operation, ...] = (
         answers={200: admin.Reloaded},
     ),
     Operation(method="get", path="/admin/workers", summary="The fleet", key="admin", answers={200: FleetView}),
+    Operation(
+        method="get",
+        path="/admin/workers/{model_id}/logs",
+        summary="What a model's workers print",
+        key="admin",
+        query=records.OutputQuery,
+        text="text/event-stream",
+    ),
     Operation(
         method="get", path="/admin/workers/{model_id}", summary="One model's worker", key="admin", answers={200: WorkerView}
     ),

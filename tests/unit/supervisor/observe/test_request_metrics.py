@@ -210,3 +210,41 @@ def test_clients_are_bounded_in_number_and_length(measured: Measured) -> None:
         measured.ask(_finished(), client_id=f"c{number}")
     assert measured.value("lmx_client_requests_total", client="n" * limits.METRIC_CLIENT_CHARACTERS_MAX) == 1.0
     assert measured.value("lmx_client_requests_total", client="other") == 1.0
+
+
+def test_one_document_says_what_the_scrape_says(measured: Measured) -> None:
+    """Counts since the start by model and client, and the last minutes; None where nothing happened in them."""
+    nothing = measured.metrics.measured()
+    watch = measured.watch(client_id="me", stream=True)
+    measured.now = 0.5
+    watch.leased()
+    measured.now = 1.0
+    watch.delivered(_finished(tokens=5, decode_seconds=2.0))
+    measured.ask(_failed(ErrorCode.WORKER_LOST))
+    said = measured.metrics.measured()
+
+    assert (None, None, None) == (
+        nothing.recent.latency_p95_seconds,
+        nothing.recent.error_ratio,
+        nothing.recent_of_models.get("m"),
+    )
+    assert (2, 1, 5, 1, 10) == (
+        said.total.requests,
+        said.total.errors,
+        said.total.completion_tokens,
+        said.stream_requests,
+        said.prompt_tokens,
+    )
+    assert (1.0, 1.0, 0.5, 2 / 60) == (
+        said.recent.latency_p95_seconds,
+        said.recent.latency_mean_seconds,
+        said.recent.error_ratio,
+        said.recent.ended_per_second,
+    )
+    assert (2, 1, 5) == (said.models["m"].requests, said.models["m"].errors, said.models["m"].completion_tokens)
+    assert (0.5, 0.5, 2.0) == (
+        said.recent_of_models["m"].queue_wait_p95_seconds,
+        said.recent_of_models["m"].error_ratio,
+        said.recent_of_models["m"].tokens_per_second,
+    )
+    assert (1, 0, 5) == (said.clients["me"].requests, said.clients["me"].errors, said.clients["me"].completion_tokens)
