@@ -21,8 +21,10 @@ class _Envelope(msgspec.Struct, frozen=True):
 class Client:
     """One server. Usable from several threads; close it, or use it in a `with`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, patience_seconds: float | None = None) -> None:
+        """`patience_seconds` is for those who would rather have no answer of a document than wait for it."""
         self.url = connection.url
+        self._answer_seconds = patience_seconds or limits.CLI_ANSWER_SECONDS
         # A proxy from the environment is for the internet, and would be asked for 127.0.0.1.
         self._http = httpx.Client(base_url=connection.url, headers=connection.headers(), trust_env=False)
 
@@ -34,7 +36,7 @@ class Client:
 
     def get(self, path: str) -> Any:
         """The JSON document at `path`. Raises `NoServer`, `NoAnswer`, `ServerRefused`."""
-        return _accepted(*self._exchange("GET", path))
+        return _accepted(*self._exchange("GET", path, answer_seconds=self._answer_seconds))
 
     def post(self, path: str, body: Mapping[str, Any], *, answer_seconds: float | None = limits.CLI_ANSWER_SECONDS) -> Any:
         """Send a JSON document, return the one that answers it. `answer_seconds` None waits as long as the server works.
@@ -100,7 +102,8 @@ class Client:
 
 
 def _timeout(answer_seconds: float | None) -> httpx.Timeout:
-    return httpx.Timeout(answer_seconds, connect=limits.CLI_CONNECT_SECONDS)
+    connect_seconds = min(limits.CLI_CONNECT_SECONDS, answer_seconds or limits.CLI_CONNECT_SECONDS)
+    return httpx.Timeout(answer_seconds, connect=connect_seconds)
 
 
 def _content(response: httpx.Response) -> bytes:

@@ -33,6 +33,7 @@ COMMANDS = (
     "chat",
     "embed",
     "events",
+    "logs",
     "config",
     "doctor",
 )
@@ -54,7 +55,7 @@ class LazyGroup(TyperGroup):
         return command
 
 
-app = typer.Typer(name="lmx", cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(name="lmx", cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:

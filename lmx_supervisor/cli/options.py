@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from lmx_supervisor.cli.completion import known_models, served_models
 from lmx_supervisor.cli.connection import Connection, connect_to
 from lmx_supervisor.config.home import home_directory
 
@@ -43,7 +44,18 @@ ApiKey = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="The model's id, as `lmx ls` shows it.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", show_default=False, help="The model's id, as `lmx ls` shows it.", autocompletion=known_models
+    ),
+]
+ServedModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", show_default=False, help="The model's id, as `lmx ps` shows it.", autocompletion=served_models
+    ),
+]
 System = Annotated[str | None, typer.Option("--system", metavar="TEXT", show_default=False, help="The system prompt.")]
 Temperature = Annotated[
     float | None,

@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(epilog="Example: lmx restart tiny")
 def restart(
-    model: options.Model, *, as_json: options.Json = False, url: options.Url = None, admin_key: options.AdminKey = None
+    model: options.ServedModel, *, as_json: options.Json = False, url: options.Url = None, admin_key: options.AdminKey = None
 ) -> None:
     """Replace a served model's worker, after its running requests; waiting ones are kept. Returns when it serves again."""
     with Client(options.connection_from(url, admin_key)) as client:

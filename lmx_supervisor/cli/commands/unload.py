@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(epilog="Example: lmx unload tiny")
 def unload(
-    model: options.Model, *, as_json: options.Json = False, url: options.Url = None, admin_key: options.AdminKey = None
+    model: options.ServedModel, *, as_json: options.Json = False, url: options.Url = None, admin_key: options.AdminKey = None
 ) -> None:
     """Stop serving a model, after its running requests; a load in flight is cancelled."""
     with Client(options.connection_from(url, admin_key)) as client:
