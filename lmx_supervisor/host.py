@@ -38,6 +38,7 @@ from lmx_supervisor.runtime.job_specs import JobSpecs, hub_secrets
 from lmx_supervisor.runtime.journal import Journal
 from lmx_supervisor.runtime.journal_setup import journal_settings, kept_logs, session_that_begins
 from lmx_supervisor.runtime.live_config import LiveConfig
+from lmx_supervisor.runtime.preset_shelf import PresetShelf
 from lmx_supervisor.runtime.run_dir import RunDir
 from lmx_supervisor.runtime.service import LocalService
 from lmx_supervisor.runtime.state_file import FILE_NAME, RuntimeState, SavedWorker, last_run, quarantine_known
@@ -111,6 +112,7 @@ async def running_service(
         redaction.learn(hub_secrets(os.environ))
         specs = JobSpecs(directory, lambda: live.config, os.environ)
         looks = HubLooks(specs, run_dir)
+        shelf = PresetShelf(lambda: live.config, home, supervisor)
         downloader = Downloader(
             home=home,
             models_directory=directory,
@@ -137,12 +139,14 @@ async def running_service(
                 redaction=redaction,
                 downloader=downloader,
                 looks=looks,
+                shelf=shelf,
                 kept_logs=kept_logs(config, home, os.environ),
             )
             running = Running(service, supervisor)
             journal = _open_journal(loaded, home, past.decision, running)
             for found in (past.state, past.registry, past.downloads, past.accesses, registered.found):
                 _tell_if_set_aside(supervisor, found.problem, found.set_aside)
+            await shelf.try_reload()
             downloader.resume()
             yield running
             clean = not supervisor.unsound.is_set()

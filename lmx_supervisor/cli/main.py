@@ -29,6 +29,7 @@ COMMANDS = (
     "restart",
     "quarantine",
     "crashes",
+    "presets",
     "run",
     "chat",
     "embed",

@@ -70,6 +70,8 @@ LIVE_KEYS = frozenset(
         "downloads.retry_max_seconds",
         "routing.aliases",
         "routing.default_model",
+        "presets.directory",
+        "presets.enabled",
         "device.name",
         "device.purpose",
         "device.role",

@@ -60,6 +60,7 @@ def _broken_paths(config: Config) -> list[BrokenRule]:
     """A relative path would mean another file for every directory the service is started from."""
     paths = [
         ("models.models_directory", config.models.models_directory),
+        ("presets.directory", config.presets.directory),
         ("logging.file", config.logging.file),
         ("journaling.session_logs_dir", config.journaling.session_logs_dir),
         ("journaling.update_logs_dir", config.journaling.update_logs_dir),

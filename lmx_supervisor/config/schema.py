@@ -188,6 +188,15 @@ class RoutingConfig(Section, frozen=True, kw_only=True):
     """What `auto` means while it is served; else, the first of all served models by their ids."""
 
 
+class PresetsConfig(Section, frozen=True, kw_only=True):
+    """Names for a model together with how it is asked and loaded, each in a file of its own."""
+
+    directory: Text | None = None
+    """Where their `NAME.yaml` files are. Default: `presets` in the home."""
+    enabled: bool = True
+    """Whether there are any."""
+
+
 class DeviceConfig(Section, frozen=True, kw_only=True):
     """What this machine is called and what it is for, in GET /admin/device; nothing depends on it."""
 
@@ -257,6 +266,7 @@ class Config(Section, frozen=True, kw_only=True):
     memory: MemoryConfig = MemoryConfig()
     downloads: DownloadsConfig = DownloadsConfig()
     routing: RoutingConfig = RoutingConfig()
+    presets: PresetsConfig = PresetsConfig()
     device: DeviceConfig = DeviceConfig()
     logging: LoggingConfig = LoggingConfig()
     journaling: JournalingConfig = JournalingConfig()
@@ -267,3 +277,9 @@ def models_directory(config: Config, home: Path) -> Path:
     """Where models are looked for: the configured directory (`~` expanded), else `<home>/models`."""
     configured = config.models.models_directory
     return Path(configured).expanduser() if configured else home / "models"
+
+
+def presets_directory(config: Config, home: Path) -> Path:
+    """Where presets are looked for: the configured directory (`~` expanded), else `<home>/presets`."""
+    configured = config.presets.directory
+    return Path(configured).expanduser() if configured else home / "presets"

@@ -12,6 +12,7 @@ from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, Downlo
 from lmx_supervisor.core.event_log import Gap, LoggedEvent
 from lmx_supervisor.core.load_profile import NOTHING, LoadProfile
 from lmx_supervisor.core.predictor import PredictorView
+from lmx_supervisor.core.presets import PresetBook
 from lmx_supervisor.core.records import Records
 from lmx_supervisor.core.views import FleetView, MemoryView
 
@@ -101,7 +102,7 @@ class ReloadOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a reload changed, as dotted configuration keys."""
 
     updated: tuple[str, ...]
-    """In force with a new value now."""
+    """In force with a new value now; `presets` among them: their files say something else than before."""
     ignored: tuple[str, ...]
     """Changed where they are written, but in force only after the next start."""
 
@@ -226,6 +227,13 @@ class Service(Protocol):
 
     async def clear_quarantine(self, model_id: str | None) -> tuple[str, ...]:
         """Release one model, or all (None); returns which. Raises `Refusal` when that one is not quarantined."""
+
+    @property
+    def presets(self) -> PresetBook:
+        """The presets in force."""
+
+    async def reload_presets(self) -> PresetBook:
+        """Read the presets again; returns those in force now. Raises `Refusal` when the disk does not answer."""
 
     def accesses(self) -> PredictorView:
         """Which models were wanted lately, and which one is likely to be next."""

@@ -27,6 +27,7 @@ from lmx_supervisor.gateway.admin.metrics import AdminMetrics
 from lmx_supervisor.gateway.admin.models import AdminModels
 from lmx_supervisor.gateway.admin.performance import AdminPerformance
 from lmx_supervisor.gateway.admin.predictor import AdminPredictor
+from lmx_supervisor.gateway.admin.presets import AdminPresets
 from lmx_supervisor.gateway.admin.quarantine import AdminQuarantine
 from lmx_supervisor.gateway.admin.stack import AdminStack
 from lmx_supervisor.gateway.admin.status import AdminStatus
@@ -135,6 +136,7 @@ def _inference_routes(service: Service) -> list[BaseRoute]:
 def _admin_routes(service: Service) -> list[BaseRoute]:
     models, status, workers = AdminModels(service), AdminStatus(service), AdminWorkers(service)
     crashes, downloads, stack = AdminCrashes(service), AdminDownloads(service), AdminStack(service)
+    presets = AdminPresets(service)
     logs, metrics = AdminLogs(service), AdminMetrics(service)
     return [
         Route("/models", models.index),
@@ -152,6 +154,9 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/models/{model_id:path}", downloads.delete, methods=["DELETE"]),
         Route("/quarantine/clear", AdminQuarantine(service).clear, methods=["POST"]),
         Route("/status", status.status),
+        Route("/presets", presets.index),
+        Route("/presets/reload", presets.reload, methods=["POST"]),
+        Route("/presets/{name}", presets.show, methods=["GET"]),
         Route("/stack", stack.stack),
         Route("/device", stack.device),
         Route("/predictor", AdminPredictor(service).show),

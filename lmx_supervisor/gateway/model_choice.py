@@ -8,15 +8,17 @@ from collections.abc import Sequence
 
 import msgspec
 
+from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import ModelFacts
 from lmx_protocol.states import ModelTask, WorkerState
-from lmx_supervisor.config.names import AUTO
-from lmx_supervisor.core.load_profile import GenerationDefaults
-from lmx_supervisor.core.routing import Aliases, route, served_models
+from lmx_supervisor.config.names import AUTO, PRESET_PREFIX
+from lmx_supervisor.core.load_profile import GenerationDefaults, defaults_over
+from lmx_supervisor.core.presets import Preset, PresetBook
+from lmx_supervisor.core.routing import Aliases, merged, route, served_models
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.core.views import FleetView
-from lmx_supervisor.gateway.dialects.openai_inbound import required
+from lmx_supervisor.gateway.dialects.openai_inbound import not_supported, required
 from lmx_supervisor.gateway.problem import Problem
 
 _NAMED_MAX = 8
@@ -30,6 +32,8 @@ class ChosenModel(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of the model, where it has been loaded."""
     defaults: GenerationDefaults = GenerationDefaults()
     """For what the client leaves out."""
+    system_prompt: str = ""
+    """For a conversation that has none."""
 
     @property
     def context_length(self) -> int | None:
@@ -59,21 +63,46 @@ class ModelChoice:
         name = name if name is not None else config.models.default_model
         if name is None:
             raise required("model")
+        preset = self._preset(name, task)
+        if preset is not None:
+            name = preset.model
         served = served_models(fleet, wait_seconds=config.models.queue_wait_seconds)
         found = route(name, aliases_of(self._service), config.routing.default_model, served, task)
         if found.unserved is not None and not fleet.draining:
             raise _unserved(name, found.unserved, fleet)
-        worker = fleet.worker(found.model_id)
+        worker, defaults = fleet.worker(found.model_id), fleet.defaults(found.model_id)
         return ChosenModel(
             model_id=found.model_id,
             facts=worker.facts if worker is not None else None,
-            defaults=fleet.defaults(found.model_id),
+            defaults=defaults_over(preset.parameters, defaults) if preset is not None else defaults,
+            system_prompt=preset.system_prompt if preset is not None else "",
         )
+
+    def _preset(self, name: str, task: ModelTask) -> Preset | None:
+        """The preset that a name means; None when it is the name of something else."""
+        if not name.startswith(PRESET_PREFIX):
+            return None
+        book, of = self._service.presets, name.removeprefix(PRESET_PREFIX)
+        preset = book.find(of)
+        if preset is None:
+            raise unknown_preset(of, book)
+        if task is not ModelTask.GENERATE:
+            raise not_supported("model", f"a preset says how text is generated; name its model, '{preset.model}', instead.")
+        return preset
 
 
 def aliases_of(service: Service) -> Aliases:
-    """The aliases in force."""
-    return service.config.routing.aliases
+    """The aliases in force: those of the configuration, then what presets add to them."""
+    return merged(service.config.routing.aliases, service.presets.routes())
+
+
+def unknown_preset(name: str, book: PresetBook, *, param: str = "model") -> Problem:
+    """There is no preset of that name; which there are."""
+    known = ", ".join(f"{PRESET_PREFIX}{each}" for each in book.names()[:_NAMED_MAX])
+    more = f" and {len(book) - _NAMED_MAX} more" if len(book) > _NAMED_MAX else ""
+    there_are = f"known are {known}{more}" if known else "there are none"
+    shown = f"{PRESET_PREFIX}{name[: limits.PRESET_NAME_CHARACTERS_MAX]}"
+    return Problem(ErrorCode.MODEL_NOT_FOUND, f"There is no preset '{shown}'; {there_are}.", param=param)
 
 
 def _unserved(name: str, models: Sequence[str], fleet: FleetView) -> Problem:

@@ -21,6 +21,7 @@ from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
 from lmx_supervisor.core.predictor import PredictorView
+from lmx_supervisor.core.presets import PresetBook
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
     Answer,
@@ -47,6 +48,7 @@ from lmx_supervisor.runtime.live_config import LiveConfig
 from lmx_supervisor.runtime.model_loader import ModelLoader
 from lmx_supervisor.runtime.model_supply import ModelSupply
 from lmx_supervisor.runtime.prefetcher import Prefetcher
+from lmx_supervisor.runtime.preset_shelf import PresetShelf
 from lmx_supervisor.runtime.records import KeptLogs, ServiceRecords
 from lmx_supervisor.runtime.state_keeper import StateKeeper
 from lmx_supervisor.runtime.supervisor import Supervisor
@@ -72,8 +74,10 @@ class LocalService:
         redaction: Redaction,
         downloader: Downloader,
         looks: HubLooks,
+        shelf: PresetShelf,
         kept_logs: KeptLogs,
     ) -> None:
+        self._shelf = shelf
         self._live = live
         self._downloader = downloader
         self._supply = ModelSupply(lambda: live.config, catalog, downloader, looks)
@@ -83,6 +87,7 @@ class LocalService:
         self._catalog = catalog
         self._supervisor = supervisor
         self._loader = ModelLoader(lambda: live.config, catalog, supervisor)
+        self._loader.preset_profile = shelf.performance_of
         self._startup = startup
         self._state = state
         self._registry = registry
@@ -166,14 +171,15 @@ class LocalService:
     async def reload_config(self) -> ReloadOutcome:
         """Read the configuration again and put in force what can change now. Raises `Refusal`."""
         reload = await self._live.reload()
+        updated = (*reload.updated, "presets") if await self._shelf.try_reload() else reload.updated
         self._supervisor.tell(
             "config_reloaded",
-            updated=reload.updated,
+            updated=updated,
             ignored=reload.ignored,
             memory_threshold=self.config.memory.max_memory_percent,
             log_level=self.config.logging.level,
         )
-        return ReloadOutcome(updated=reload.updated, ignored=reload.ignored)
+        return ReloadOutcome(updated=updated, ignored=reload.ignored)
 
     async def unload(self, model_id: str) -> UnloadOutcome:
         """Drain and stop a model. Raises `Refusal`."""
@@ -186,6 +192,16 @@ class LocalService:
     async def clear_quarantine(self, model_id: str | None) -> tuple[str, ...]:
         """Release one model, or all. Raises `Refusal`."""
         return await self._supervisor.clear_quarantine(model_id)
+
+    @property
+    def presets(self) -> PresetBook:
+        """The presets in force."""
+        return self._shelf.book
+
+    async def reload_presets(self) -> PresetBook:
+        """Read the presets again. Raises `Refusal`."""
+        await self._shelf.reload()
+        return self._shelf.book
 
     def accesses(self) -> PredictorView:
         """Which models were wanted lately, and which one is likely to be next."""
@@ -280,10 +296,13 @@ class LocalService:
         load.add_done_callback(tell_failure)
 
     async def load_at_start(self, model_ids: tuple[str, ...]) -> None:
-        """Load these models and those the last run left, one after the other; a failure is logged, not raised.
+        """Load these models, those of presets and those the last run left, one after the other; failures are logged.
 
-        A start in a crash loop loads nothing.
+        A start in a crash loop loads nothing, and a safe one only what was named for it.
         """
+        if not self._startup.safe_mode:
+            of_presets = self.presets.auto_load(self.config.routing.aliases)
+            model_ids = tuple(dict.fromkeys((*model_ids, *of_presets)))
         self._tell_safe_mode(model_ids)
         if not self._startup.crash_loop_detected:
             for model_id in model_ids:

@@ -13,6 +13,7 @@ from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
 from lmx_supervisor.core.measured import Measured, RecentError
 from lmx_supervisor.core.predictor import PredictorView
+from lmx_supervisor.core.presets import PresetBook
 from lmx_supervisor.core.records import JournalFile, JournalKind, LogPlaces, OutputMark, OutputReader
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import (
@@ -156,6 +157,7 @@ class FedService:
         self.cleared: list[str | None] = []
         self.rows: list[CompatibilityRow] = []
         self.seen = PredictorView(0, (), None)
+        self.presets = PresetBook()
         self.download_views: dict[str, DownloadView] = {}
         self.download_orders: list[DownloadOrder] = []
         self.download_refusal: Refusal | None = None
@@ -267,6 +269,9 @@ class FedService:
         if model_id is not None and not released:
             raise Refusal(ErrorCode.MODEL_NOT_FOUND, f"Model '{model_id}' is not quarantined.")
         return released
+
+    async def reload_presets(self) -> PresetBook:
+        return self.presets
 
     def accesses(self) -> PredictorView:
         return self.seen

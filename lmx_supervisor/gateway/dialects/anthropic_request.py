@@ -6,6 +6,7 @@ from lmx_protocol import limits
 from lmx_protocol.messages import CountRequest, GenerateRequest, Message, OutputForm, Sampling, Tool, ToolChoice
 from lmx_protocol.states import OutputKind, ToolMode
 from lmx_supervisor.core.load_profile import GenerationDefaults
+from lmx_supervisor.core.presets import with_system_prompt
 from lmx_supervisor.gateway.body import decode_field
 from lmx_supervisor.gateway.dialects.anthropic_blocks import object_text, system_text, to_messages
 from lmx_supervisor.gateway.dialects.anthropic_schema import (
@@ -55,7 +56,7 @@ def _request(body: MessagesBody, request_id: str, chosen: ChosenModel, max_token
     return GenerateRequest(
         request_id=request_id,
         model_id=chosen.model_id,
-        messages=tuple(messages),
+        messages=with_system_prompt(tuple(messages), chosen.system_prompt),
         max_tokens=max_tokens,
         stop=tuple((chosen.defaults.stop or ()) if stop is None else stop),
         sampling=_sampling(body, chosen.defaults),

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Raw
 
 from lmx_protocol.messages import GenerateRequest, Message
+from lmx_supervisor.core.presets import with_system_prompt
 from lmx_supervisor.gateway.body import decode_field
 from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody, ChatMessage, ContentPart
 from lmx_supervisor.gateway.dialects.openai_fields import (
@@ -37,7 +38,7 @@ def to_generate_requests(body: ChatBody, request_id: str, chosen: ChosenModel) -
     request = GenerateRequest(
         request_id=request_id,
         model_id=chosen.model_id,
-        messages=messages,
+        messages=with_system_prompt(messages, chosen.system_prompt),
         max_tokens=body.max_completion_tokens or body.max_tokens or chosen.defaults.max_tokens,
         stop=stop_strings(body, chosen.defaults),
         sampling=sampling(body, chosen.defaults),

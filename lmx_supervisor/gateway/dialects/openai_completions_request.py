@@ -55,7 +55,7 @@ def to_plan(body: CompletionBody, request_id: str, chosen: ChosenModel) -> Plan:
         output=output_form(body),
         logprobs=0 if body.logprobs is None and candidates > shown else body.logprobs,
     )
-    requests = [request for prompt in prompts for request in as_choices(_of_prompt(for_each, prompt), candidates)]
+    requests = [request for prompt in prompts for request in as_choices(_of_prompt(for_each, prompt, chosen), candidates)]
     return Plan(requests=_numbered(requests), candidates=candidates, shown=shown, echoes=_echoes(body, prompts))
 
 
@@ -105,9 +105,13 @@ def _check_tokens(tokens: list[int], param: str, vocabulary_size: int) -> None:
         raise invalid_value(param, f"there is no token {max(tokens)}; the model has {vocabulary_size}, counted from 0.")
 
 
-def _of_prompt(request: GenerateRequest, prompt: Prompt) -> GenerateRequest:
+def _of_prompt(request: GenerateRequest, prompt: Prompt, chosen: ChosenModel) -> GenerateRequest:
+    """A text has no place for a system prompt but its beginning."""
     if isinstance(prompt, str):
-        return msgspec.structs.replace(request, prompt=prompt)
+        begun = f"{chosen.system_prompt}\n\n{prompt}" if chosen.system_prompt else prompt
+        return msgspec.structs.replace(request, prompt=begun)
+    if chosen.system_prompt:
+        raise not_supported("prompt", "the preset's system prompt cannot be put before tokens; send the prompt as text.")
     return msgspec.structs.replace(request, prompt_tokens=tuple(prompt))
 
 

@@ -9,6 +9,7 @@ from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import GenerateRequest, Message, OutputForm, Sampling, Tool, ToolChoice
 from lmx_protocol.states import OutputKind, ToolMode
+from lmx_supervisor.core.presets import with_system_prompt
 from lmx_supervisor.gateway.body import decode_field
 from lmx_supervisor.gateway.dialects.openai_fields import implied_by_effort
 from lmx_supervisor.gateway.dialects.openai_inbound import invalid_value, is_given, not_supported, required
@@ -72,7 +73,7 @@ def to_generate_request(
     return GenerateRequest(
         request_id=request_id,
         model_id=chosen.model_id,
-        messages=(*instructions, *earlier, *to_messages(items)),
+        messages=with_system_prompt((*instructions, *earlier, *to_messages(items)), chosen.system_prompt),
         max_tokens=body.max_output_tokens or body.max_tokens or chosen.defaults.max_tokens,
         stop=chosen.defaults.stop or (),
         sampling=Sampling(**(chosen.defaults.sampling() | given)),

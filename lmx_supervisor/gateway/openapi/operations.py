@@ -310,6 +310,15 @@ OPERATIONS: tuple[Operation, ...] = (
         key="admin",
         answers={200: stack.PredictorOut},
     ),
+    Operation(method="get", path="/admin/presets", summary="The presets", key="admin", answers={200: stack.PresetsOut}),
+    Operation(method="get", path="/admin/presets/{name}", summary="One preset", key="admin", answers={200: stack.PresetOut}),
+    Operation(
+        method="post",
+        path="/admin/presets/reload",
+        summary="Read the presets' files again",
+        key="admin",
+        answers={200: stack.PresetsReloaded},
+    ),
     Operation(method="get", path="/admin/device", summary="This machine", key="admin", answers={200: stack.DeviceOut}),
     Operation(
         method="get", path="/admin/memory", summary="Memory, and who holds it", key="admin", answers={200: admin.HostMemoryOut}

@@ -1,7 +1,8 @@
 """What the routes about names, presets and the machine answer, as structs for the OpenAPI document."""
 
-from typing import Any
+from typing import Any, Literal
 
+from lmx_supervisor.core.load_profile import GenerationDefaults
 from lmx_supervisor.gateway.openapi.inference_answers import Answer
 
 
@@ -78,3 +79,31 @@ class PredictorOut(Answer, frozen=True, kw_only=True):
     transition_count: int
     predicted_next: str | None
     warm_pool: WarmPoolOut
+
+
+class PresetOut(Answer, frozen=True, kw_only=True):
+    """A model together with how it is asked and loaded."""
+
+    name: str
+    description: str
+    model: str
+    parameters: GenerationDefaults
+    system_prompt: str | None
+    routing_alias: str | None
+    auto_load: bool
+    performance: dict[str, Any]
+    chat_template: None
+
+
+class PresetsOut(Answer, frozen=True, kw_only=True):
+    """The presets in force, by name."""
+
+    presets: list[PresetOut]
+    count: int
+
+
+class PresetsReloaded(Answer, frozen=True, kw_only=True):
+    """The presets were read again."""
+
+    success: Literal[True]
+    presets_loaded: int
