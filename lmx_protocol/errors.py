@@ -38,6 +38,9 @@ class ErrorCode(StrEnum):
     HUB_ACCESS_DENIED = "hub_access_denied"
     TOKEN_NOT_FOUND = "token_not_found"  # noqa: S105 - a code
     TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a code
+    # other jobs
+    JOB_NOT_FOUND = "job_not_found"
+    OUTPUT_PATH_EXISTS = "output_path_exists"
     # the service
     WORKER_LOST = "worker_lost"
     GENERATION_ERROR = "generation_error"

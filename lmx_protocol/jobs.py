@@ -13,7 +13,7 @@ import msgspec
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
-from lmx_protocol.messages import Count
+from lmx_protocol.messages import Count, ModelSpec
 
 Decoded = TypeVar("Decoded")
 
@@ -46,8 +46,47 @@ class FetchModel(msgspec.Struct, frozen=True, kw_only=True, tag="fetch_model"):
     retry_initial_seconds: float
     retry_max_seconds: float
 
+    @property
+    def title(self) -> str:
+        """What the process shows as."""
+        return f"download {self.repo_id}"
 
-Work = FetchModel
+
+class ProbeModel(msgspec.Struct, frozen=True, kw_only=True, tag="probe_model"):
+    """Open a model with one backend as far as can be done without its weights in memory."""
+
+    backend: str
+    spec: ModelSpec
+    memory_bytes_max: int
+    """What the process may take; the supervisor ends it at this, the system at twice as much where it can."""
+
+    @property
+    def title(self) -> str:
+        """What the process shows as."""
+        return f"probe {self.spec.model_id}"
+
+
+class QuantizeModel(msgspec.Struct, frozen=True, kw_only=True, tag="quantize_model"):
+    """Write a quantized copy of an MLX model into a directory that is no model to anybody yet."""
+
+    model_id: str
+    """Of the source."""
+    source: str
+    staging: str
+    """Made by the process; what is in it when the process says `JobDone` is a whole model."""
+    bits: int
+    group_size: int
+    mode: str
+    disk_reserve_bytes: int
+    """What has to stay free on the disk."""
+
+    @property
+    def title(self) -> str:
+        """What the process shows as."""
+        return f"quantize {self.model_id}"
+
+
+Work = FetchModel | ProbeModel | QuantizeModel
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,11 +128,31 @@ class JobProgress(FromJob, frozen=True, kw_only=True, tag="progress"):
     """What is being waited for, while nothing moves."""
 
 
+class JobPhase(FromJob, frozen=True, kw_only=True, tag="phase"):
+    """The beat of work that is no download: what it is doing, and how much of that is done."""
+
+    phase: str
+    done_bytes: Count = 0
+    total_bytes: Count = 0
+    """0 while it is not known."""
+    memory_bytes: Count = 0
+    """What the process takes now."""
+
+
 class JobDone(FromJob, frozen=True, kw_only=True, tag="done"):
-    """The snapshot is whole, verified and in its place."""
+    """A download: the snapshot is whole, verified and in its place. A quantized copy: it is whole, in its staging directory."""
 
     path: str
     total_bytes: Count
+
+
+class JobProbed(FromJob, frozen=True, kw_only=True, tag="probed"):
+    """The backend can open the model, and this is what it found."""
+
+    backend_version: str
+    architecture: str
+    train_context_length: Count
+    vocabulary_size: Count
 
 
 class JobFailed(FromJob, frozen=True, kw_only=True, tag="failed"):
@@ -103,7 +162,7 @@ class JobFailed(FromJob, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-JobMessage = JobPlanned | JobProgress | JobDone | JobFailed
+JobMessage = JobPlanned | JobProgress | JobPhase | JobDone | JobProbed | JobFailed
 
 _encoder = msgspec.msgpack.Encoder()
 _specs: msgspec.msgpack.Decoder[JobSpec] = msgspec.msgpack.Decoder(JobSpec)

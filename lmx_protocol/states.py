@@ -116,9 +116,18 @@ class BackendName(StrEnum):
     SCRIPTED = "scripted"
 
 
-BACKEND_OF_FORMAT: dict[ModelFormat, BackendName] = {
-    ModelFormat.GGUF: BackendName.LLAMACPP,
-    ModelFormat.MLX: BackendName.MLX,
-    ModelFormat.SCRIPT: BackendName.SCRIPTED,
+BACKENDS_OF_FORMAT: dict[ModelFormat, tuple[BackendName, ...]] = {
+    ModelFormat.GGUF: (BackendName.LLAMACPP,),
+    ModelFormat.MLX: (BackendName.MLX,),
+    ModelFormat.SCRIPT: (BackendName.SCRIPTED,),
 }
-"""The backend that serves a format."""
+"""The backends that can serve a format, the preferred one first."""
+
+BACKEND_NAMES: dict[str, BackendName] = {
+    **{name.value: name for name in BackendName},
+    "gguf": BackendName.LLAMACPP,
+    "mlx-lm": BackendName.MLX,
+    "vllm-mlx": BackendName.MLX,
+}
+"""Every name that an operator may use. The predecessor's, which live on in scripts and in the runbook, mean what took their
+place."""

@@ -1,1 +1,1 @@
-"""Work that is not serving a model, one process per piece: downloads."""
+"""Work that is not serving a model, one process per piece: downloads, probes, quantized copies."""

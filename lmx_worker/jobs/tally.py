@@ -1,12 +1,29 @@
-"""How far a download is: numbers that its threads count up and its beat reads."""
+"""How far a job is: numbers that its threads count up and its beat reads."""
 
 import threading
 
-from lmx_protocol.jobs import JobProgress
+from lmx_protocol.jobs import JobPhase, JobProgress
+from lmx_worker.memory import footprint_bytes
+
+
+class PhaseTally:
+    """Of work that goes through phases, some of which count bytes. Thread-safe: one thread writes."""
+
+    def __init__(self) -> None:
+        self._now = JobPhase(phase="starting")
+
+    def enter(self, phase: str, done_bytes: int = 0, total_bytes: int = 0) -> None:
+        """Say what is being done, and how much of it is done."""
+        self._now = JobPhase(phase=phase, done_bytes=done_bytes, total_bytes=total_bytes)
+
+    def progress(self) -> JobPhase:
+        """All of it at this moment, with what it costs."""
+        now = self._now
+        return JobPhase(phase=now.phase, done_bytes=now.done_bytes, total_bytes=now.total_bytes, memory_bytes=footprint_bytes())
 
 
 class Tally:
-    """Thread-safe."""
+    """Of a download. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

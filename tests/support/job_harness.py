@@ -6,7 +6,21 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from lmx_protocol.jobs import FetchModel, JobDone, JobFailed, JobFrames, JobMessage, JobPlanned, JobSpec, job_frame
+from lmx_protocol.jobs import (
+    FetchModel,
+    JobDone,
+    JobFailed,
+    JobFrames,
+    JobMessage,
+    JobPlanned,
+    JobProbed,
+    JobSpec,
+    ProbeModel,
+    Work,
+    job_frame,
+)
+from lmx_protocol.messages import ModelSpec
+from lmx_protocol.states import BackendName, ModelFormat
 from lmx_protocol.version import PROTOCOL_VERSION
 
 
@@ -28,14 +42,20 @@ def fetch_work(models: Path, repo_id: str = "org/tiny", **changes: object) -> Fe
     return FetchModel(**(values | changes))  # type: ignore[arg-type]
 
 
+def probe_work(path: Path, backend: BackendName, format_: ModelFormat, *, memory_bytes_max: int = 1024**3) -> ProbeModel:
+    """The probe of a model."""
+    spec = ModelSpec(model_id="m", path=str(path), format=format_)
+    return ProbeModel(backend=backend, spec=spec, memory_bytes_max=memory_bytes_max)
+
+
 class JobHarness:
     """One job, ended with the block."""
 
     def __init__(
         self,
-        work: FetchModel,
+        work: Work,
         directory: Path,
-        hub_url: str,
+        hub_url: str = "",
         *,
         command: tuple[str, ...] = (),
         beat_seconds: float = 0.05,
@@ -86,7 +106,7 @@ class JobHarness:
             assert pipe is not None
             pipe.close()
 
-    def outcome(self) -> JobDone | JobFailed:
+    def outcome(self) -> JobDone | JobProbed | JobFailed:
         """Hear it to its end, which must be an orderly one."""
         assert self.process.stdout is not None
         frames = JobFrames()
@@ -94,7 +114,7 @@ class JobHarness:
             self.said += frames.feed(data)
         assert self.process.wait() == 0, self.stderr_path.read_text()
         last = self.said[-1]
-        assert isinstance(last, JobDone | JobFailed), last
+        assert isinstance(last, JobDone | JobProbed | JobFailed), last
         return last
 
     @property

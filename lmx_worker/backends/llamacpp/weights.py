@@ -149,7 +149,7 @@ def load_weights(api: Any, spec: ModelSpec, progress: LoadProgressCallback) -> W
     params.use_extra_bufts = not _has_amx(api)
     handle = api.llama_model_load_from_file(str(path).encode(), params)
     if not handle:
-        raise _refused(path, headers[0].architecture, log)
+        raise refused(path, headers[0].architecture, log)
     weights = Weights(api, handle, headers[0].architecture)
     if api.llama_model_has_encoder(handle) or not api.llama_model_has_decoder(handle) or weights.vocabulary_size == 0:
         weights.close()
@@ -163,7 +163,8 @@ def _has_amx(api: Any) -> bool:
     return b"AMX_INT8 = 1" in api.llama_print_system_info()
 
 
-def _refused(path: Path, architecture: str, log: NativeLog) -> LoadError:
+def refused(path: Path, architecture: str, log: NativeLog) -> LoadError:
+    """Why llama.cpp did not take a file, in its own words."""
     reason = log.first_error() or "llama.cpp gave no reason"
     if _UNKNOWN_ARCHITECTURE in reason:
         return LoadError(

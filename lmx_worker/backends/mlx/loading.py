@@ -2,6 +2,8 @@
 
 import importlib.util
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,19 +47,58 @@ def load_model(spec: ModelSpec, progress: LoadProgressCallback) -> LoadedModel:
     """
     if spec.kv_bits != 16:
         raise LoadError(ErrorCode.INVALID_VALUE, f"kv_bits is {spec.kv_bits}, but mlx-lm batches 16-bit caches only; use 16")
-    files = check_model_directory(spec.path)
-    _check_architecture(files)
-    try:
+    files = check_files(spec.path)
+    with load_failures(files):
         return _load(files, spec, progress)
+
+
+def check_files(path: str) -> ModelFiles:
+    """The directory's files, whole and of an architecture that mlx-lm has. Raises `LoadError`."""
+    files = check_model_directory(path)
+    _check_architecture(files)
+    return files
+
+
+@contextmanager
+def load_failures(files: ModelFiles) -> Iterator[None]:
+    """Whatever a model's code, its tokenizer or MLX raises while it is opened means the same: it cannot be served."""
+    try:
+        yield
     except LoadError:
         raise
     except MemoryError as error:
         raise _does_not_fit(files, error) from error
-    # Whatever a model's code, its tokenizer or MLX raises while loading means the same: this model cannot be served.
     except Exception as error:
         if isinstance(error, RuntimeError) and "malloc" in str(error):  # all that MLX's allocator says of itself
             raise _does_not_fit(files, error) from error
         raise LoadError(ErrorCode.MODEL_PROBE_FAILED, f"{files.directory} does not load: {error}") from error
+
+
+def open_lazily(files: ModelFiles) -> tuple[Any, dict[str, Any]]:
+    """The model and its configuration: every weight is known by name, shape and type, and none is read yet."""
+    from mlx_lm.utils import load_model as load_lazily
+
+    model, config = load_lazily(files.directory, lazy=True)
+    return model, config
+
+
+def open_tokenizer(files: ModelFiles, config: dict[str, Any]) -> Any:
+    """mlx-lm's `TokenizerWrapper`, from the directory alone."""
+    from mlx_lm.utils import load_tokenizer
+
+    offline = {"trust_remote_code": False, "local_files_only": True}
+    return load_tokenizer(files.directory, offline, eos_token_ids=config.get("eos_token_id"))
+
+
+def check_cache(model: Any) -> list[Any]:
+    """A prompt cache of the model, one that can be batched. Raises `LoadError`."""
+    from mlx_lm.models.cache import make_prompt_cache
+
+    cache = make_prompt_cache(model)
+    if not all(hasattr(layer, "merge") for layer in cache):
+        kinds = ", ".join(sorted({type(layer).__name__ for layer in cache}))
+        raise LoadError(ErrorCode.MODEL_UNSUPPORTED_BACKEND, f"mlx-lm cannot batch this model's cache ({kinds})")
+    return list(cache)
 
 
 def _does_not_fit(files: ModelFiles, error: Exception) -> LoadError:
@@ -67,17 +108,12 @@ def _does_not_fit(files: ModelFiles, error: Exception) -> LoadError:
 
 
 def _load(files: ModelFiles, spec: ModelSpec, progress: LoadProgressCallback) -> LoadedModel:
-    from mlx_lm.utils import get_total_parameters, load_tokenizer
-    from mlx_lm.utils import load_model as load_lazily
+    from mlx_lm.utils import get_total_parameters
 
     progress(_PHASE, 0, files.weights_bytes)
-    model, config = load_lazily(files.directory, lazy=True)
+    model, config = open_lazily(files)
     weights_bytes = _evaluate_weights(model, files.weights_bytes, progress)
-    tokenizer = load_tokenizer(
-        files.directory,
-        {"trust_remote_code": False, "local_files_only": True},
-        eos_token_ids=config.get("eos_token_id"),
-    )
+    tokenizer = open_tokenizer(files, config)
     trained = train_context_length(config)
     context = min(spec.context_length or DEFAULT_CONTEXT_TOKENS, trained or spec.context_length or DEFAULT_CONTEXT_TOKENS)
     vocabulary_size, bytes_per_token = _try_one_token(model)
@@ -129,12 +165,9 @@ def _evaluate_weights(model: Any, file_bytes: int, progress: LoadProgressCallbac
 def _try_one_token(model: Any) -> tuple[int, float]:
     """Compute one token, which proves that the weights fit the architecture. Returns (vocabulary size, KV bytes per token)."""
     import mlx.core as mx
-    from mlx_lm.models.cache import KVCache, make_prompt_cache
+    from mlx_lm.models.cache import KVCache
 
-    cache = make_prompt_cache(model)
-    if not all(hasattr(layer, "merge") for layer in cache):
-        kinds = ", ".join(sorted({type(layer).__name__ for layer in cache}))
-        raise LoadError(ErrorCode.MODEL_UNSUPPORTED_BACKEND, f"mlx-lm cannot batch this model's cache ({kinds})")
+    cache = check_cache(model)
     logits = model(mx.array([[0]]), cache=cache)
     mx.eval(logits)
     # Caches grow by whole steps, so the first token already allocates the room of `KVCache.step` tokens.

@@ -41,6 +41,7 @@ A fault is a moment and a deed. When (`when`):
     token            when the `number`-th token of any request whose prompt contains `contains` is due, before it is sent;
                      of an embedding or a ranking: the `number`-th input
     cancel           `number`-th cancelled request
+    probe            the model is probed, in a process that does nothing else
     shutdown         the Shutdown message arrives
 
 `lives: N` confines a fault to the first N loads of the file (they are counted in `<file>.lives` beside it), so that a worker
@@ -73,7 +74,7 @@ Nothing here is random: the same requests in the same order give the same answer
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 import yaml
@@ -94,7 +95,7 @@ Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=0, le=2**50)]
 
-Trigger = Literal["import", "hello", "load", "ready", "request", "token", "cancel", "shutdown"]
+Trigger = Literal["import", "hello", "load", "ready", "request", "token", "cancel", "shutdown", "probe"]
 ProcessFault = Literal[
     "exit", "sys_exit", "segfault", "abort", "kill", "stop", "stall", "hold_gil", "leak", "flood", "helper", "raise"
 ]
@@ -210,6 +211,8 @@ class Fault(Section, frozen=True, kw_only=True):
             raise ValueError("`fail_request` needs `when: request` or `when: token`")
         if self.do == "wrong_version" and self.when != "hello":
             raise ValueError("`wrong_version` needs `when: hello`")
+        if self.when == "probe" and (self.do not in get_args(ProcessFault) or self.lives):
+            raise ValueError("`when: probe` knows only what a process does to itself, and no `lives`: it is no load")
         _check_text(self.line)
 
 

@@ -37,7 +37,9 @@ def models(tmp_path: Path) -> Path:
 def run(models: Path, hub: FakeHub, repo_id: str = "org/tiny", **changes: object) -> JobDone | JobFailed:
     """One job from start to end."""
     with JobHarness(fetch_work(models, repo_id, **changes), models.parent, hub.url) as job:
-        return job.outcome()
+        outcome = job.outcome()
+    assert isinstance(outcome, JobDone | JobFailed)
+    return outcome
 
 
 def content_of(models: Path, repo_id: str = "org/tiny") -> dict[str, bytes]:
