@@ -13,6 +13,8 @@ from pathlib import Path
 
 from lmx_supervisor.catalog.catalog import Catalog
 from lmx_supervisor.catalog.hub_cache import hub_cache_directory
+from lmx_supervisor.catalog.quantized import DIRECTORY_NAME as QUANTIZED
+from lmx_supervisor.catalog.quantized import discard_staging
 from lmx_supervisor.catalog.registered import RegisteredModels
 from lmx_supervisor.catalog.removal import empty_trash
 from lmx_supervisor.catalog.staging_area import put_back_all
@@ -31,14 +33,15 @@ from lmx_supervisor.runtime.boot_sweep import sweep
 from lmx_supervisor.runtime.compatibility import CompatibilityRegistry, Registry, read_registry
 from lmx_supervisor.runtime.crash_archive import CrashArchive
 from lmx_supervisor.runtime.crash_recorder import CrashRecorder
-from lmx_supervisor.runtime.downloader import Downloader
 from lmx_supervisor.runtime.downloads_file import DownloadsFile, read_downloads, restored
-from lmx_supervisor.runtime.hub_look import HubLooks
-from lmx_supervisor.runtime.job_specs import JobSpecs, hub_secrets
+from lmx_supervisor.runtime.job_room import JobRoom
+from lmx_supervisor.runtime.job_specs import hub_secrets
 from lmx_supervisor.runtime.journal import Journal
 from lmx_supervisor.runtime.journal_setup import journal_settings, kept_logs, session_that_begins
 from lmx_supervisor.runtime.live_config import LiveConfig
 from lmx_supervisor.runtime.preset_shelf import PresetShelf
+from lmx_supervisor.runtime.quantize_file import QuantizeFile, SavedJob, left_behind, read_quantize_jobs
+from lmx_supervisor.runtime.quantize_file import restored as restored_jobs
 from lmx_supervisor.runtime.run_dir import RunDir
 from lmx_supervisor.runtime.service import LocalService
 from lmx_supervisor.runtime.state_file import FILE_NAME, RuntimeState, SavedWorker, last_run, quarantine_known
@@ -65,6 +68,7 @@ class _Past:
     registry: ReadDocument[Registry]
     downloads: ReadDocument[DownloadsFile]
     accesses: ReadDocument[SavedAccesses]
+    quantize_jobs: ReadDocument[QuantizeFile]
     decision: StartupDecision
 
 
@@ -89,12 +93,14 @@ async def running_service(
     config = loaded.config
     directory = models_directory(config, home)
     directory.mkdir(parents=True, exist_ok=True)
+    copies = (home / QUANTIZED).absolute()
+    copies.mkdir(parents=True, exist_ok=True)
     registered = RegisteredModels.read(home)
-    catalog = Catalog(directory, {**config.models.paths, **extra_paths}, registered, hub_cache_directory(os.environ))
+    catalog = Catalog(directory, {**config.models.paths, **extra_paths}, registered, hub_cache_directory(os.environ), copies)
     archive = CrashArchive(home / "crashes")
     run_dir = RunDir()
     try:
-        past = _look_back(home, loaded, directory)
+        past = _look_back(home, loaded, directory, copies)
         supervisor = Supervisor(policy_of(config), _timing(config), run_dir)
         for saved in past.state.document.quarantine if past.state.document else ():
             supervisor.post(quarantine_known(saved))
@@ -110,18 +116,19 @@ async def running_service(
         recorder = CrashRecorder(archive, redaction.strike)
         supervisor.on_autopsy(recorder.record)
         redaction.learn(hub_secrets(os.environ))
-        specs = JobSpecs(directory, lambda: live.config, os.environ)
-        looks = HubLooks(specs, run_dir)
         shelf = PresetShelf(lambda: live.config, home, supervisor)
-        downloader = Downloader(
+        room = JobRoom(
             home=home,
             models_directory=directory,
+            copies=copies,
             run_dir=run_dir,
-            specs=specs,
-            config=lambda: live.config,
-            tell=lambda tell: supervisor.tell(tell.kind, alarming=tell.alarming, **tell.fields),
-            autopsy=recorder.record,
-            known=_earlier_downloads(past, config),
+            live=live,
+            supervisor=supervisor,
+            recorder=recorder,
+            catalog=catalog,
+            registry=registry,
+            downloads=_earlier_downloads(past, config),
+            quantize_jobs=restored_jobs(_saved_jobs(past), time.time()),
         )
         journal = None
         clean = False
@@ -137,23 +144,24 @@ async def running_service(
                 registry=registry,
                 crashes=archive,
                 redaction=redaction,
-                downloader=downloader,
-                looks=looks,
+                downloader=room.downloader,
+                looks=room.looks,
+                jobs=room.jobs,
                 shelf=shelf,
                 kept_logs=kept_logs(config, home, os.environ),
             )
+            room.quantizer.on_progress = service.events.take
             running = Running(service, supervisor)
             journal = _open_journal(loaded, home, past.decision, running)
-            for found in (past.state, past.registry, past.downloads, past.accesses, registered.found):
+            for found in (past.state, past.registry, past.downloads, past.accesses, past.quantize_jobs, registered.found):
                 _tell_if_set_aside(supervisor, found.problem, found.set_aside)
             await shelf.try_reload()
-            downloader.resume()
+            room.downloader.resume()
             yield running
             clean = not supervisor.unsound.is_set()
         finally:
             await supervisor.drain(live.config.server.drain_seconds)
-            await looks.close()
-            await downloader.close()
+            await room.close()
             await registry.close()
             await accesses.close()
             await recorder.close()
@@ -177,21 +185,39 @@ def _open_journal(loaded: LoadedConfig, home: Path, decision: StartupDecision, r
     return journal
 
 
-def _look_back(home: Path, loaded: LoadedConfig, models: Path) -> _Past:
+def _look_back(home: Path, loaded: LoadedConfig, models: Path, copies: Path) -> _Past:
     """Read what earlier runs left, and end their workers and jobs. Blocks; nothing is served yet."""
     remove_leftovers(home)
     state, registry, downloads = read_document(home / FILE_NAME, RuntimeState), read_registry(home), read_downloads(home)
+    quantize_jobs = read_quantize_jobs(home)
     left: list[SavedWorker] = []
     if state.document is not None:
         left += sweep(state.document.workers, state.document.boot_id)
     if downloads.document is not None:
         left += sweep(downloads.document.jobs, downloads.document.boot_id)
+    if quantize_jobs.document is not None:
+        left += sweep(quantize_jobs.document.processes, quantize_jobs.document.boot_id)
     for worker in left:
         log.warning("leftover_worker_killed", extra={"pid": worker.pid, "incarnation": worker.incarnation})
     put_back_all(models)
-    empty_trash(models)
+    for root in (models, copies):
+        empty_trash(root)
+    if quantize_jobs.document is not None:
+        for staging in left_behind(quantize_jobs.document.jobs):
+            _try_to_discard(staging)
     decision = decide_startup(last_run(state.document), time.time(), nothing_wanted=_nothing_wanted(loaded))
-    return _Past(state, registry, downloads, read_accesses(home), decision)
+    return _Past(state, registry, downloads, read_accesses(home), quantize_jobs, decision)
+
+
+def _try_to_discard(staging: Path) -> None:
+    try:
+        discard_staging(staging)
+    except OSError as error:
+        log.warning("quantize_not_discarded", extra={"text": f"{staging} cannot be removed: {error}"})
+
+
+def _saved_jobs(past: _Past) -> tuple[SavedJob, ...]:
+    return past.quantize_jobs.document.jobs if past.quantize_jobs.document is not None else ()
 
 
 def _earlier_downloads(past: _Past, config: Config) -> list[Download]:

@@ -1,7 +1,7 @@
-"""The models on this machine, by id: those in the models directory, those the configuration names, those loaded by path, and
-whole ones in the hub client's cache.
+"""The models on this machine, by id: those in the models directory, those the configuration names, those loaded by path,
+quantized copies, and whole ones in the hub client's cache.
 
-An id that several of them know means the latest wish: loaded by path, then configured, found in the directory, cached.
+An id that several of them know means the latest wish: loaded by path, then configured, found in the directory, a copy, cached.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from lmx_supervisor.catalog.model_ids import check_model_id, is_repository_id, u
 from lmx_supervisor.catalog.refusals import is_exhausted, unreadable
 from lmx_supervisor.catalog.registered import RegisteredModels
 from lmx_supervisor.catalog.removal import delete_directory, delete_files
-from lmx_supervisor.catalog.scan import Found, found_at, scan
+from lmx_supervisor.catalog.scan import DEPTH_MAX, Found, found_at, scan
 from lmx_supervisor.catalog.shape import shape_of
 from lmx_supervisor.core.memory_need import ModelShape
 from lmx_supervisor.core.refusal import Refusal
@@ -52,8 +52,11 @@ class Catalog:
         configured_paths: Mapping[str, str],
         registered: RegisteredModels,
         hub_cache: Path | None = None,
+        copies: Path | None = None,
     ) -> None:
+        """`copies`: where quantized copies lie."""
         self._models_directory = models_directory
+        self._copies = copies
         self._hub_cache = hub_cache
         self._configured_paths = dict(configured_paths)
         self._registered = registered
@@ -113,9 +116,18 @@ class Catalog:
         check_model_id(model_id)
         return await self._deletions.run(partial(self._delete, model_id))
 
-    def directory_of(self, model_id: str) -> Path:
-        """Where the model lies if it is a directory of the models directory."""
-        return self._models_directory / model_id
+    def directories_of(self, model_id: str) -> list[Path]:
+        """Where the model lies if it is a directory below one of ours."""
+        return [root / model_id for root in self._roots()]
+
+    def id_of_place(self, path: Path) -> str | None:
+        """The id that a directory with a model gets by lying where it lies; None where nobody looks."""
+        for root in self._roots():
+            if root in path.parents:
+                place = path.relative_to(root).parts
+                is_seen = len(place) <= DEPTH_MAX and not any(part.startswith(".") for part in place)
+                return "/".join(place) if is_seen else None
+        return None
 
     def is_named(self, model_id: str) -> bool:
         """Whether the configuration or an operator says where this model lies."""
@@ -123,7 +135,7 @@ class Catalog:
 
     def _list(self) -> list[ModelOnDisk]:
         found = {model.model_id: model for model in self._cached()}
-        found |= {model.model_id: model for model in scan(self._models_directory)}
+        found |= {model.model_id: model for model in self._scanned()}
         found |= {model_id: found_at(model_id, path) for model_id, path in self._named_paths().items()}
         models = (_on_disk(found[model_id]) for model_id in sorted(found))
         return [model for model in models if model is not None]
@@ -136,7 +148,7 @@ class Catalog:
         paths = self._named_paths()
         if model_id in paths:
             return _entry(model_id, paths[model_id])
-        models = scan(self._models_directory)
+        models = self._scanned()
         by_name = {name: found for found in models for name in found.also_known_as} | {
             found.model_id: found for found in models
         }
@@ -150,6 +162,13 @@ class Catalog:
         if remains is not None:
             return _entry(model_id, remains)
         raise unknown_model(model_id, [*paths, *by_name], str(self._models_directory))
+
+    def _roots(self) -> list[Path]:
+        """The directories that are ours, the one that goes before the other first."""
+        return [self._models_directory, *([self._copies] if self._copies is not None else [])]
+
+    def _scanned(self) -> list[Found]:
+        return list({found.model_id: found for root in reversed(self._roots()) for found in scan(root)}.values())
 
     def _cached(self) -> Iterator[Found]:
         return cached_models(self._hub_cache) if self._hub_cache is not None else iter(())
@@ -181,13 +200,14 @@ class Catalog:
             raise Refusal(ErrorCode.DELETE_FAILED, text, param="model_id") from error
 
     def _delete_files(self, model_id: str) -> int | None:
-        directory = self._models_directory / model_id
-        found = next((found for found in scan(self._models_directory) if found.model_id == model_id), None)
-        is_directory = found is not None and directory in (found.path, found.path.parent)
-        if is_directory or (found is None and is_repository_id(model_id) and directory.is_dir()):
-            return delete_directory(self._models_directory, directory)
-        if found is not None:
-            return delete_files(self._models_directory, found)
+        for root in self._roots():
+            directory = root / model_id
+            found = next((found for found in scan(root) if found.model_id == model_id), None)
+            is_directory = found is not None and directory in (found.path, found.path.parent)
+            if is_directory or (found is None and is_repository_id(model_id) and directory.is_dir()):
+                return delete_directory(root, directory)
+            if found is not None:
+                return delete_files(root, found)
         if any(model_id == cached.model_id for cached in self._cached_like(model_id)):
             text = f"Model '{model_id}' lies in the hub client's cache, which other programs use: delete it with `hf cache rm`."
             raise Refusal(ErrorCode.NOT_SUPPORTED, text, param="model_id")

@@ -29,7 +29,8 @@ SCRIPT_SUFFIX = ".script.yaml"
 
 _PART_NAME = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf")
 _PARTS_MAX = 999
-_DEPTH_MAX = 2
+DEPTH_MAX = 2
+"""Directories below the models directory that are looked into."""
 _PROJECTOR_PREFIX = "mmproj"
 """Files of this name add images to the model beside them; they are no models."""
 
@@ -132,7 +133,7 @@ def _scan_directory(directory: Path, place: tuple[str, ...], budget: _Budget) ->
         if name.endswith(SCRIPT_SUFFIX):
             model_id = "/".join((*place, name.removesuffix(SCRIPT_SUFFIX)))
             yield Found(model_id=model_id, path=directory / name, format=ModelFormat.SCRIPT)
-    if len(place) < _DEPTH_MAX:
+    if len(place) < DEPTH_MAX:
         for entry in entries:
             if _is_directory(entry):
                 yield from _scan_directory(directory / entry.name, (*place, entry.name), budget)

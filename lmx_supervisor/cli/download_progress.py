@@ -1,16 +1,14 @@
 """Watching a download until it is over. It belongs to the server, and goes on when nobody watches."""
 
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from lmx_protocol import limits
 from lmx_supervisor.cli.client import Client
 from lmx_supervisor.cli.failures import CommandFailure, NoAnswer
+from lmx_supervisor.cli.progress_watch import watch
 from lmx_supervisor.cli.quantities import short_duration, short_size
 from lmx_supervisor.cli.terminal import remark
 from lmx_supervisor.core.downloads.orders import DownloadView
@@ -18,12 +16,6 @@ from lmx_supervisor.core.downloads.orders import DownloadView
 DOWNLOADS_PATH = "/admin/models/downloads"
 
 _OVER = ("completed", "failed", "cancelled")
-_LINE_EVERY_PERCENT = 10.0
-
-
-class _Watch(Protocol):
-    def show(self, view: DownloadView) -> None:
-        """Tell the user where the download is."""
 
 
 def progress_path(download_id: str) -> str:
@@ -43,9 +35,9 @@ def follow_download(client: Client, download_id: str) -> DownloadView:
     """Show the progress on stderr until the model has arrived. Raises `CommandFailure` when it does not."""
     view = parse_download(client.get(progress_path(download_id)))
     try:
-        with _watch(view.repo_id) as watch:
+        with watch(view.repo_id) as shown:
             while view.status not in _OVER:
-                watch.show(view)
+                shown.show(view.progress_percent, progress_text(view), (view.status, view.trouble))
                 time.sleep(limits.CLI_POLL_SECONDS)
                 view = parse_download(client.get(progress_path(download_id)))
     except KeyboardInterrupt:
@@ -66,41 +58,3 @@ def progress_text(view: DownloadView) -> str:
     trouble = f", waiting: {view.trouble}" if view.trouble else ""
     waiting = " (waits for its turn)" if view.status == "pending" else ""
     return f"{view.progress_percent:.0f}% {size}{speed}{left}{trouble}{waiting}"
-
-
-@contextmanager
-def _watch(repo_id: str) -> Iterator[_Watch]:
-    if not sys.stderr.isatty():
-        yield _Lines(repo_id)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    look = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[how_far]}"))
-    with Progress(*look, console=Console(stderr=True), transient=True) as progress:
-        yield _Bar(progress, progress.add_task(repo_id, total=100, how_far=""))
-
-
-class _Lines:
-    """For a log: a line whenever something worth one has changed."""
-
-    def __init__(self, repo_id: str) -> None:
-        self._repo_id = repo_id
-        self._shown: tuple[object, ...] = ()
-
-    def show(self, view: DownloadView) -> None:
-        step = (view.status, view.trouble, view.progress_percent // _LINE_EVERY_PERCENT)
-        if step != self._shown:
-            self._shown = step
-            remark(f"{self._repo_id}: {progress_text(view)}")
-
-
-class _Bar:
-    """For a terminal: one bar."""
-
-    def __init__(self, progress: Any, task: Any) -> None:
-        self._progress = progress
-        self._task = task
-
-    def show(self, view: DownloadView) -> None:
-        self._progress.update(self._task, completed=view.progress_percent, how_far=progress_text(view))

@@ -27,6 +27,8 @@ COMMANDS = (
     "load",
     "unload",
     "restart",
+    "probe",
+    "quantize",
     "quarantine",
     "crashes",
     "presets",

@@ -16,6 +16,7 @@ from lmx_protocol import limits
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Slots = Annotated[int, Meta(ge=1, le=64)]
 Positive = Annotated[float, Meta(gt=0, le=86400)]
+BackendChoice = Literal["llamacpp", "mlx", "scripted", "gguf", "mlx-lm", "vllm-mlx"]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 Label = Annotated[str, Meta(max_length=1024)]
 Alias = Annotated[str, Meta(min_length=1, max_length=limits.ALIAS_CHARACTERS_MAX)]
@@ -81,6 +82,8 @@ class ModelsConfig(Section, frozen=True, kw_only=True):
     """Layers on the GPU (llama.cpp); -1: all of them."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Threads per worker; 0: one per core."""
+    backend_preference_order: tuple[BackendChoice, ...] | None = None
+    """Backends to try first, where several can serve a model's format; null: as LMX ranks them."""
     warm_spare: bool = True
     """Keep one pre-imported worker per backend in use, so that a load or restart pays for the weights only."""
     warm_pool_enabled: bool = False
@@ -208,6 +211,13 @@ class DeviceConfig(Section, frozen=True, kw_only=True):
     """In one word."""
 
 
+class QuantizeConfig(Section, frozen=True, kw_only=True):
+    """How quantized copies are made."""
+
+    timeout_sec: Annotated[int, Meta(ge=10, le=86400)] = limits.QUANTIZE_SECONDS
+    """A job that is not done by then is ended."""
+
+
 class LoggingConfig(Section, frozen=True, kw_only=True):
     """What is logged, how and where."""
 
@@ -268,6 +278,7 @@ class Config(Section, frozen=True, kw_only=True):
     routing: RoutingConfig = RoutingConfig()
     presets: PresetsConfig = PresetsConfig()
     device: DeviceConfig = DeviceConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
     logging: LoggingConfig = LoggingConfig()
     journaling: JournalingConfig = JournalingConfig()
     security: SecurityConfig = SecurityConfig()

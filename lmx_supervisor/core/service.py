@@ -13,6 +13,8 @@ from lmx_supervisor.core.event_log import Gap, LoggedEvent
 from lmx_supervisor.core.load_profile import NOTHING, LoadProfile
 from lmx_supervisor.core.predictor import PredictorView
 from lmx_supervisor.core.presets import PresetBook
+from lmx_supervisor.core.probes import ProbeOrder, ProbeReport
+from lmx_supervisor.core.quantization.orders import QuantizeJob, QuantizeOrder
 from lmx_supervisor.core.records import Records
 from lmx_supervisor.core.views import FleetView, MemoryView
 
@@ -158,6 +160,25 @@ class EventFeed(Protocol):
         """Read from now on (None), or what follows event `last_id`. Raises `Refusal` when there are too many readers."""
 
 
+class Jobs(Protocol):
+    """Work on models that is not serving them, each piece in a process of its own."""
+
+    async def probe(self, order: ProbeOrder) -> ProbeReport:
+        """Which backends can open a model, without loading it. Raises `Refusal`."""
+
+    async def quantize(self, order: QuantizeOrder) -> QuantizeJob:
+        """Have a quantized copy of a model made, when its turn comes. Raises `Refusal`."""
+
+    def quantize_jobs(self) -> Sequence[QuantizeJob]:
+        """Every job that is remembered, the newest first."""
+
+    def find_quantize_job(self, job_id: str) -> QuantizeJob:
+        """One of them. Raises `Refusal` when it is not known."""
+
+    def cancel_quantize_job(self, job_id: str) -> QuantizeJob:
+        """Have it ended; one that is over stays as it is. Raises `Refusal` when it is not known."""
+
+
 class Service(Protocol):
     """Everything the gateway may ask."""
 
@@ -180,6 +201,10 @@ class Service(Protocol):
 
     def note_shed(self) -> None:
         """A request was refused for that reason."""
+
+    @property
+    def jobs(self) -> Jobs:
+        """Probes and quantized copies."""
 
     @property
     def events(self) -> EventFeed:

@@ -28,6 +28,8 @@ from lmx_supervisor.gateway.admin.models import AdminModels
 from lmx_supervisor.gateway.admin.performance import AdminPerformance
 from lmx_supervisor.gateway.admin.predictor import AdminPredictor
 from lmx_supervisor.gateway.admin.presets import AdminPresets
+from lmx_supervisor.gateway.admin.probe import AdminProbe
+from lmx_supervisor.gateway.admin.quantize import AdminQuantize
 from lmx_supervisor.gateway.admin.quarantine import AdminQuarantine
 from lmx_supervisor.gateway.admin.stack import AdminStack
 from lmx_supervisor.gateway.admin.status import AdminStatus
@@ -138,6 +140,7 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
     crashes, downloads, stack = AdminCrashes(service), AdminDownloads(service), AdminStack(service)
     presets = AdminPresets(service)
     logs, metrics = AdminLogs(service), AdminMetrics(service)
+    quantize = AdminQuantize(service)
     return [
         Route("/models", models.index),
         Route("/models/available", models.available),
@@ -148,11 +151,16 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/models/download/{download_id}/progress", downloads.progress),
         Route("/models/download/{download_id}/cancel", downloads.cancel, methods=["POST"]),
         Route("/models/unload", models.unload, methods=["POST"]),
+        Route("/models/probe", AdminProbe(service).probe, methods=["POST"]),
         Route("/models/compatibility", AdminCompatibility(service).index),
         Route("/models/{model_id:path}/restart", models.restart, methods=["POST"]),
         Route("/models/{model_id:path}/performance", AdminPerformance(service).show),
         Route("/models/{model_id:path}", downloads.delete, methods=["DELETE"]),
         Route("/quarantine/clear", AdminQuarantine(service).clear, methods=["POST"]),
+        Route("/quantize", quantize.index),
+        Route("/quantize", quantize.start, methods=["POST"]),
+        Route("/quantize/{job_id}", quantize.show),
+        Route("/quantize/{job_id}/cancel", quantize.cancel, methods=["POST"]),
         Route("/status", status.status),
         Route("/presets", presets.index),
         Route("/presets/reload", presets.reload, methods=["POST"]),

@@ -76,6 +76,8 @@ KINDS: Mapping[Code, Kind] = {
     # Not a 5xx: this server is well, and clients would take it for down and avoid it for a while.
     ErrorCode.HUB_UNAVAILABLE: Kind(424, "hub_error"),
     ErrorCode.HUB_ACCESS_DENIED: Kind(403, "permission_error"),
+    ErrorCode.JOB_NOT_FOUND: Kind(404, "invalid_request_error"),
+    ErrorCode.OUTPUT_PATH_EXISTS: Kind(409, "conflict"),
     ErrorCode.TOKEN_NOT_FOUND: Kind(404, "invalid_request_error"),
     ErrorCode.TOKEN_EXPIRED: Kind(404, "invalid_request_error"),
     ErrorCode.WORKER_LOST: Kind(503, "server_error", retry_after_seconds=2),

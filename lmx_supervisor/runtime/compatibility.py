@@ -1,7 +1,8 @@
 """`<home>/compatibility-registry.json`: which model worked on which backend, learned from what operators are told.
 
 A passed canary is a pass. A load that failed, and a quarantine that service itself led to, are fails; what says nothing about
-the model is neither: an unload, a broken installation, a worker that never got as far as importing its backend.
+the model is neither: an unload, a broken installation, a worker that never got as far as importing its backend. A probe is
+either of them, and marked: that a model could be opened is less than that it was served (`core.backend_choice`).
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from lmx_protocol import limits
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.actions import Tell
+from lmx_supervisor.core.backend_choice import BY_PROBE
 from lmx_supervisor.core.exit_reason import ExitReason
 from lmx_supervisor.core.service import CompatibilityRow
 from lmx_supervisor.core.slot import STARTING
@@ -99,7 +101,7 @@ class CompatibilityRegistry:
 
 def row_of(tell: Tell, now_unix_seconds: float) -> CompatibilityRow | None:
     """What a model's fate says about its compatibility, or None."""
-    fields = tell.fields
+    fields: dict[str, Any] = tell.fields
     if tell.kind == "model_canary_passed":
         return _row(fields, now_unix_seconds, "pass", None, {"canary_seconds": fields["duration_seconds"]})
     if tell.kind == "model_quarantined" and fields["while_serving"]:
@@ -108,6 +110,9 @@ def row_of(tell: Tell, now_unix_seconds: float) -> CompatibilityRow | None:
     if tell.kind == "worker_exited" and _is_failed_load(fields):
         reason = f"{fields['reason']}: {fields['text']}"
         return _row(fields, now_unix_seconds, "fail", reason, {"crash_id": fields["crash_id"]})
+    if tell.kind == "model_probed" and fields["is_evidence"]:
+        metadata = {BY_PROBE: "opened without its weights", "probe_seconds": round(fields["duration_seconds"], 3)}
+        return _row(fields, now_unix_seconds, fields["outcome"], fields["reason"], metadata)
     return None
 
 

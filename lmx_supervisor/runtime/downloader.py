@@ -30,6 +30,7 @@ from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import LoadOrder
 from lmx_supervisor.runtime.boot_sweep import machine_boot_id, start_time_of
 from lmx_supervisor.runtime.downloads_file import FILE_NAME, DownloadsFile, saved_download
+from lmx_supervisor.runtime.job_evidence import job_autopsy
 from lmx_supervisor.runtime.job_process import JobProcess
 from lmx_supervisor.runtime.job_specs import JobSpecs
 from lmx_supervisor.runtime.run_dir import RunDir, RunDirError
@@ -221,27 +222,9 @@ class Downloader:
         self._last_seen.pop(download_id, None)
 
     def _keep_evidence(self, action: a.KeepEvidence) -> None:
+        uptime_seconds = time.monotonic() - self._started_at[action.download_id]
         seen = self._last_seen[action.download_id]
-        crash_id = f"{action.download_id}-{secrets.token_hex(2)}"
-        verdict = classify(seen, state=WorkerState.BUSY, cause=None)
-        self._autopsy(
-            Autopsy(
-                crash_id=crash_id,
-                model_id=action.repo_id,
-                backend="download",
-                backend_version=None,
-                pid=None,
-                state=WorkerState.BUSY,
-                verdict=verdict,
-                observation=seen,
-                uptime_seconds=time.monotonic() - self._started_at[action.download_id],
-                spec=None,
-                facts=None,
-                story=(),
-                memory_curve=(),
-                requests=(),
-            )
-        )
+        self._autopsy(job_autopsy("download", action.repo_id, seen, uptime_seconds))
 
     def _discard(self, action: a.DiscardParts) -> None:
         async def remove() -> None:

@@ -49,9 +49,16 @@ class JobProcess:
 
     def kill(self) -> None:
         """End it and whatever it started, now; its exit is reported like any other."""
+        self._signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to leave, which one that is stuck does not hear."""
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
         if not self._has_ended:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(self.pid, number)
 
     def _start(self, spec: JobSpec) -> SpawnedJob:
         """A process whose end will be seen, or none."""

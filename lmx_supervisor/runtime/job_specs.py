@@ -1,15 +1,17 @@
-"""What download jobs are started with: the order, the configuration in force, and what they need of our environment."""
+"""What jobs are started with: the order, the configuration in force, and what downloads need of our environment."""
 
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lmx_protocol import limits
-from lmx_protocol.jobs import FetchModel, JobSpec
+from lmx_protocol.jobs import FetchModel, JobSpec, ProbeModel, QuantizeModel, Work
+from lmx_protocol.messages import ModelSpec
 from lmx_protocol.version import PROTOCOL_VERSION
 from lmx_supervisor.catalog.staging_area import staging_of
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.downloads.orders import DownloadOrder
+from lmx_supervisor.core.quantization.job import Task
 
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _VARIABLES = (
@@ -18,6 +20,9 @@ _VARIABLES = (
     "all_proxy", "no_proxy",
 )  # fmt: skip
 """They travel in the specification, because some hold keys."""
+
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+"""Of every job but a download: it works with what is here."""
 
 _LOOK_ATTEMPTS_MAX = 2
 
@@ -37,13 +42,30 @@ class JobSpecs:
 
     def fetch(self, name: str, order: DownloadOrder) -> JobSpec:
         """A job of this name that carries the order out."""
-        return self._spec(name, order, only_look=False, attempts_max=self._config().downloads.attempts_max)
+        return self._download(name, order, only_look=False, attempts_max=self._config().downloads.attempts_max)
 
     def look(self, name: str, order: DownloadOrder) -> JobSpec:
         """A job that says what the order would come to. Somebody waits for it, so it is less patient."""
-        return self._spec(name, order, only_look=True, attempts_max=_LOOK_ATTEMPTS_MAX)
+        return self._download(name, order, only_look=True, attempts_max=_LOOK_ATTEMPTS_MAX)
 
-    def _spec(self, name: str, order: DownloadOrder, *, only_look: bool, attempts_max: int) -> JobSpec:
+    def probe(self, name: str, backend: str, spec: ModelSpec, memory_bytes_max: int) -> JobSpec:
+        """A job that opens a model with a backend."""
+        return self._spec(name, ProbeModel(backend=backend, spec=spec, memory_bytes_max=memory_bytes_max), _OFFLINE)
+
+    def quantize(self, name: str, task: Task) -> JobSpec:
+        """A job that writes a quantized copy."""
+        work = QuantizeModel(
+            model_id=task.source_model,
+            source=task.source_path,
+            staging=task.staging_path,
+            bits=task.bits,
+            group_size=task.group_size,
+            mode=task.mode,
+            disk_reserve_bytes=self._config().downloads.disk_reserve_bytes,
+        )
+        return self._spec(name, work, _OFFLINE)
+
+    def _download(self, name: str, order: DownloadOrder, *, only_look: bool, attempts_max: int) -> JobSpec:
         config = self._config()
         work = FetchModel(
             repo_id=order.repo_id,
@@ -59,12 +81,15 @@ class JobSpecs:
             retry_initial_seconds=config.downloads.retry_initial_seconds,
             retry_max_seconds=config.downloads.retry_max_seconds,
         )
+        return self._spec(name, work, self._environment)
+
+    def _spec(self, name: str, work: Work, environment: dict[str, str]) -> JobSpec:
         return JobSpec(
             protocol=PROTOCOL_VERSION,
             job=name,
             supervisor_pid=os.getpid(),
             beat_interval_seconds=limits.JOB_BEAT_SECONDS,
-            c_watchdog_seconds=config.supervision.c_watchdog_seconds,
-            environment=self._environment,
+            c_watchdog_seconds=self._config().supervision.c_watchdog_seconds,
+            environment=environment,
             work=work,
         )

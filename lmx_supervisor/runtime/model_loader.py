@@ -1,29 +1,20 @@
 """From an order to a load: which files, which backend, and which settings, the supervisor being told the result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import ModelSpec
-from lmx_protocol.states import BACKEND_OF_FORMAT, BackendName
+from lmx_protocol.states import BackendName
 from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.backend_choice import backend_for
 from lmx_supervisor.core.load_profile import NOTHING, LoadProfile, ProfileLayers, model_spec
 from lmx_supervisor.core.memory_need import MemoryNeed, memory_need
 from lmx_supervisor.core.refusal import Refusal
-from lmx_supervisor.core.service import LoadOrder, LoadOutcome
+from lmx_supervisor.core.service import CompatibilityRow, LoadOrder, LoadOutcome
 from lmx_supervisor.core.slot import COMING, SERVING
 from lmx_supervisor.runtime.state_file import SavedModel, plain_spec
 from lmx_supervisor.runtime.supervisor import Supervisor
-
-_BACKEND_ALIASES: dict[str, BackendName] = {
-    "llamacpp": BackendName.LLAMACPP,
-    "gguf": BackendName.LLAMACPP,
-    "mlx": BackendName.MLX,
-    "mlx-lm": BackendName.MLX,
-    "vllm-mlx": BackendName.MLX,
-    "scripted": BackendName.SCRIPTED,
-}
-"""Names an operator may use; the predecessor's mean the backend that took their place."""
 
 ProfileSource = Callable[[str, str], LoadProfile]
 """What a model (id), loaded on a backend, is tuned by, as far as the source knows; asked for every load."""
@@ -32,8 +23,16 @@ ProfileSource = Callable[[str, str], LoadProfile]
 class ModelLoader:
     """One service's."""
 
-    def __init__(self, config: Callable[[], Config], catalog: Catalog, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        catalog: Catalog,
+        supervisor: Supervisor,
+        ledger: Callable[[], Sequence[CompatibilityRow]],
+    ) -> None:
+        """`ledger`: what was learned about models and backends, the newest last."""
         self._config = config
+        self._ledger = ledger
         self._catalog = catalog
         self._supervisor = supervisor
         self.tuned_profile: ProfileSource = _knows_nothing
@@ -55,7 +54,14 @@ class ModelLoader:
             entry = await self._catalog.resolve(order.model_id)
         else:
             entry = await self._catalog.register(order.model_id, order.path)
-        backend = _backend_for(order, entry)
+        backend = backend_for(
+            entry.model_id,
+            entry.format,
+            wanted=order.backend,
+            preference=self._config().models.backend_preference_order,
+            ledger=self._ledger(),
+            allow_failed=order.allow_unsupported_runtime,
+        )
         layers = self._layers(order, backend)
         profile = layers.merge()
         spec = model_spec(entry.model_id, entry.path, entry.format, profile, self._config().models)
@@ -113,17 +119,3 @@ def _refuse_what_the_backend_cannot(spec: ModelSpec, backend: str) -> None:
         param = "performance_overrides.kv_bits"
         text = f"{param}: {backend} keeps keys and values at 16 bits only; leave it out, here or in the model's preset."
         raise Refusal(ErrorCode.NOT_SUPPORTED, text, param=param)
-
-
-def _backend_for(order: LoadOrder, entry: CatalogEntry) -> str:
-    suited = BACKEND_OF_FORMAT[entry.format]
-    if order.backend is None:
-        return suited
-    wanted = _BACKEND_ALIASES.get(order.backend)
-    if wanted is None:
-        names = ", ".join(sorted(_BACKEND_ALIASES))
-        raise Refusal(ErrorCode.INVALID_VALUE, f"Unknown backend '{order.backend[:64]}'; known are {names}.", param="backend")
-    if wanted is not suited:
-        text = f"Backend {wanted} cannot serve '{entry.model_id}', which is a {entry.format} model; {suited} can."
-        raise Refusal(ErrorCode.MODEL_UNSUPPORTED_BACKEND, text, param="backend")
-    return wanted

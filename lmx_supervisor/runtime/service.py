@@ -45,6 +45,7 @@ from lmx_supervisor.runtime.crash_archive import CrashArchive
 from lmx_supervisor.runtime.downloader import Downloader
 from lmx_supervisor.runtime.hub_look import HubLooks
 from lmx_supervisor.runtime.live_config import LiveConfig
+from lmx_supervisor.runtime.local_jobs import LocalJobs
 from lmx_supervisor.runtime.model_loader import ModelLoader
 from lmx_supervisor.runtime.model_supply import ModelSupply
 from lmx_supervisor.runtime.prefetcher import Prefetcher
@@ -76,17 +77,20 @@ class LocalService:
         looks: HubLooks,
         shelf: PresetShelf,
         kept_logs: KeptLogs,
+        jobs: LocalJobs,
     ) -> None:
         self._shelf = shelf
         self._live = live
         self._downloader = downloader
         self._supply = ModelSupply(lambda: live.config, catalog, downloader, looks)
         self._deleting: set[str] = set()
+        self.jobs = jobs
+        jobs.being_deleted = self._deleting
         self._crashes = crashes
         self._crash_calls = DiskCalls(at_once=limits.CRASH_CALLS_MAX, seconds=limits.CRASH_READ_SECONDS)
         self._catalog = catalog
         self._supervisor = supervisor
-        self._loader = ModelLoader(lambda: live.config, catalog, supervisor)
+        self._loader = ModelLoader(lambda: live.config, catalog, supervisor, registry.rows)
         self._loader.preset_profile = shelf.performance_of
         self._startup = startup
         self._state = state
@@ -266,15 +270,16 @@ class LocalService:
 
     def _refuse_if_in_use(self, model_id: str) -> None:
         """What is deleted must be nobody's: not a worker's, whatever id it serves it by, nor a load's or a download's."""
-        directory = self._catalog.directory_of(model_id)
+        directories = self._catalog.directories_of(model_id)
         workers = [worker for worker in self._supervisor.view().workers if worker.state not in _HOLDS_NO_FILES]
         if self._prefetcher.is_busy_with(model_id):
             text = f"Model '{model_id}' is being loaded, because it is likely to be wanted next; unload it first."
             raise Refusal(ErrorCode.MODEL_IN_USE, text, param="model_id")
-        users = [worker.model_id for worker in workers if directory in (path := Path(worker.path), *path.parents)]
+        users = [worker for worker in workers if not {(path := Path(worker.path)), *path.parents}.isdisjoint(directories)]
         if model_id in (*users, *self._loads, *(worker.model_id for worker in workers)) or users:
             text = f"Model '{model_id}' is loaded; unload it first."
             raise Refusal(ErrorCode.MODEL_IN_USE, text, param="model_id")
+        self.jobs.refuse_if_in_use(model_id, directories)
         active = self._downloader.active(model_id)
         if active is not None:
             text = f"Model '{model_id}' is being downloaded; cancel {active.download_id} first."

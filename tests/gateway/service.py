@@ -32,6 +32,7 @@ from lmx_supervisor.core.views import FleetView, LoadProgressView, MemoryView, R
 from lmx_supervisor.observe.event_bus import EventBus
 from lmx_supervisor.observe.log_format import Redaction
 from lmx_supervisor.runtime.worker_outputs import WorkerOutputs
+from tests.gateway.jobs import FedJobs
 
 MODEL = "org/model"
 FACTS = ModelFacts(
@@ -135,6 +136,7 @@ class FedService:
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or Config()
         self.workers: list[WorkerView] = [worker_view()]
+        self.jobs = FedJobs()
         self.draining = False
         self.memory_percent = 50.0
         self.budget = MemoryView(

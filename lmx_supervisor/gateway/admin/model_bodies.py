@@ -7,19 +7,11 @@ from msgspec import Meta, Raw
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.states import BackendName
+from lmx_protocol.states import BACKEND_NAMES
 from lmx_supervisor.core.load_profile import LoadProfile, ProfileError, read_profile
 from lmx_supervisor.core.service import LoadOrder
 from lmx_supervisor.gateway.body import decode_field
 from lmx_supervisor.gateway.problem import Problem
-
-# The predecessor's names live on in scripts and in the runbook.
-BACKENDS: dict[str, BackendName] = {
-    **{name.value: name for name in BackendName},
-    "gguf": BackendName.LLAMACPP,
-    "mlx-lm": BackendName.MLX,
-    "vllm-mlx": BackendName.MLX,
-}
 
 ModelId = Annotated[str, Meta(min_length=1, max_length=limits.MODEL_ID_CHARACTERS_MAX)]
 FilePath = Annotated[str, Meta(min_length=1, max_length=limits.FILE_PATH_CHARACTERS_MAX)]
@@ -64,13 +56,13 @@ def to_load_order(body: LoadBody) -> LoadOrder:
     refuse_unsafe_id(body.model_id)
     if body.path is not None and "\0" in body.path:
         raise Problem(ErrorCode.INVALID_VALUE, "path: it contains a NUL character.", param="path")
-    if body.backend is not None and body.backend not in BACKENDS:
-        allowed = ", ".join(BACKENDS)
+    if body.backend is not None and body.backend not in BACKEND_NAMES:
+        allowed = ", ".join(BACKEND_NAMES)
         raise Problem(ErrorCode.INVALID_VALUE, f"backend: {body.backend!r} is not one of {allowed}.", param="backend")
     return LoadOrder(
         model_id=body.model_id,
         path=body.path,
-        backend=None if body.backend is None else BACKENDS[body.backend].value,
+        backend=None if body.backend is None else BACKEND_NAMES[body.backend].value,
         profile=_profile(body),
         allow_unsupported_runtime=bool(body.allow_unsupported_runtime),
         keep_alive_seconds=body.keep_alive_sec,

@@ -5,6 +5,8 @@ from typing import Any, Literal
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.crashes import CrashHeadline
 from lmx_supervisor.core.downloads.orders import DownloadView, Status
+from lmx_supervisor.core.quantization.orders import FailureCode, QuantizeJob
+from lmx_supervisor.core.quantization.orders import Status as QuantizeStatus
 from lmx_supervisor.core.service import CompatibilityRow
 from lmx_supervisor.core.views import ReadinessView
 from lmx_supervisor.gateway.openapi.inference_answers import Answer
@@ -178,6 +180,27 @@ class ModelUnloaded(Answer, frozen=True, kw_only=True):
     success: Literal[True]
     model_id: str
     memory_freed_gb: float | None
+
+
+class QuantizeJobs(Answer, frozen=True, kw_only=True):
+    """Quantize jobs, the newest first."""
+
+    jobs: list[QuantizeJob]
+    count: int
+
+
+class QuantizeCancelled(Answer, frozen=True, kw_only=True):
+    """What a cancel came to."""
+
+    job_id: str
+    status: QuantizeStatus
+    reason: Literal["cancelled", "cancelling", "already_terminal"]
+    cancelled: bool
+    cancel_requested: bool
+    cancel_requested_at: float | None
+    failure_code: FailureCode | None
+    exit_code: int | None
+    signal: int | None
 
 
 class Compatibility(Answer, frozen=True, kw_only=True):

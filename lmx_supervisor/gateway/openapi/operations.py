@@ -5,11 +5,15 @@ from typing import Any, Literal
 
 from lmx_supervisor.core.crashes import CrashReport
 from lmx_supervisor.core.downloads.orders import DownloadView
+from lmx_supervisor.core.probes import ProbeReport
+from lmx_supervisor.core.quantization.orders import QuantizeJob
 from lmx_supervisor.core.records import JournalFile, LogPlaces
 from lmx_supervisor.core.views import FleetView, WorkerView
 from lmx_supervisor.gateway.admin.compatibility import Query as CompatibilityQuery
 from lmx_supervisor.gateway.admin.downloads import ConfirmBody, DownloadBody, DownloadsQuery
 from lmx_supervisor.gateway.admin.model_bodies import ClearBody, LoadBody, UnloadBody
+from lmx_supervisor.gateway.admin.probe import ProbeBody
+from lmx_supervisor.gateway.admin.quantize import QuantizeBody
 from lmx_supervisor.gateway.dialects.anthropic_schema import MessagesBody
 from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody
 from lmx_supervisor.gateway.dialects.openai_completions_schema import CompletionBody
@@ -267,6 +271,39 @@ OPERATIONS: tuple[Operation, ...] = (
         body=UnloadBody,
         answers={200: admin.ModelUnloaded},
         example={"model_id": "smollm2-135m-instruct"},
+    ),
+    Operation(
+        method="post",
+        path="/admin/models/probe",
+        summary="Which backends can open a model, without loading it",
+        key="admin",
+        body=ProbeBody,
+        answers={200: ProbeReport},
+        example={"model_id": "smollm2-135m-instruct", "timeout_sec": 60},
+    ),
+    Operation(
+        method="post",
+        path="/admin/quantize",
+        summary="Have a quantized copy of an MLX model made",
+        key="admin",
+        body=QuantizeBody,
+        answers={200: QuantizeJob},
+        example={"source_model": "mlx-community/Qwen2.5-0.5B-Instruct-bf16", "bits": 4, "group_size": 64},
+    ),
+    Operation(
+        method="get",
+        path="/admin/quantize",
+        summary="Every quantize job that is remembered, the newest first",
+        key="admin",
+        answers={200: admin.QuantizeJobs},
+    ),
+    Operation(method="get", path="/admin/quantize/{job_id}", summary="One of them", key="admin", answers={200: QuantizeJob}),
+    Operation(
+        method="post",
+        path="/admin/quantize/{job_id}/cancel",
+        summary="End a quantize job; 202 while its process is being ended",
+        key="admin",
+        answers={200: admin.QuantizeCancelled, 202: admin.QuantizeCancelled},
     ),
     Operation(
         method="get",

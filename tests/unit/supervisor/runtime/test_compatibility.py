@@ -85,3 +85,16 @@ def test_reasons_are_bounded() -> None:
 
     assert row is not None
     assert len(row.reason or "") == limits.COMPATIBILITY_REASON_CHARACTERS_MAX
+
+
+@pytest.mark.parametrize("outcome", ["pass", "fail"])
+def test_a_probe_is_marked(outcome: str) -> None:
+    """Its word counts as what it is, with how long it took; one that says nothing of the model is no row."""
+    reason = None if outcome == "pass" else "model_probe_failed:it is broken"
+    fields = {"model_id": "m", "backend": "mlx", "backend_version": "9", "outcome": outcome, "reason": reason}
+    row = row_of(Tell("model_probed", {**fields, "duration_seconds": 0.5, "is_evidence": True}), 7.0)
+
+    assert row is not None
+    assert (outcome, reason, 0.5) == (row.outcome, row.reason, row.metadata["probe_seconds"])
+    assert "probe" in row.metadata
+    assert None is row_of(Tell("model_probed", {**fields, "duration_seconds": 0.5, "is_evidence": False}), 7.0)
