@@ -47,6 +47,7 @@ class ErrorCode(StrEnum):
     STREAM_GAP = "internal_stream_gap"
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
     OVERLOADED = "overloaded"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
     SHUTTING_DOWN = "shutting_down"
     INTERNAL_ERROR = "internal_error"
 

@@ -44,6 +44,8 @@ OLD_KEYS: Mapping[str, OldKey] = {
     "models.gguf_context_length": Renamed("models.context_length"),
     "models.gguf_gpu_layers": Renamed("models.gpu_layers"),
     "models.gguf_fallback_enabled": Always(False, "the format of a model's files decides which backend serves it"),
+    # No predecessor's, but an early name of ours.
+    "models.queue_wait_seconds": Renamed("models.semaphore_timeout_sec"),
     "models.embedding_model": Always(None, "a request names its model; models.auto_load loads one at start"),
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ from lmx_protocol import limits
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Slots = Annotated[int, Meta(ge=1, le=64)]
+Concurrency = Annotated[int, Meta(ge=1, le=limits.CONCURRENT_REQUESTS_MAX)]
 Positive = Annotated[float, Meta(gt=0, le=86400)]
 BackendChoice = Literal["llamacpp", "mlx", "scripted", "gguf", "mlx-lm", "vllm-mlx"]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
@@ -96,8 +97,24 @@ class ModelsConfig(Section, frozen=True, kw_only=True):
     """Requests that may wait for one model."""
     queue_total: Annotated[int, Meta(ge=0, le=100_000)] = limits.QUEUE_TOTAL
     """Requests that may wait altogether."""
-    queue_wait_seconds: Positive = limits.QUEUE_WAIT_SECONDS
-    """How long a request may wait before it is refused."""
+    semaphore_timeout_sec: Positive = limits.QUEUE_WAIT_SECONDS
+    """How long a request may wait, for a place or for its model, before it is refused."""
+    max_concurrent_requests: Concurrency = limits.CONCURRENT_REQUESTS
+    """Requests that may run at once, on all models together."""
+    per_model_concurrency_limits: dict[Text, Concurrency] = {}
+    """Model id → requests that may run on it at once, where that is to be fewer than its worker's slots."""
+    per_client_default_concurrency: Concurrency | None = None
+    """Requests of one client that may run at once; null: as many as there are places."""
+    per_client_concurrency_overrides: dict[Text, Concurrency] = {}
+    """Client (`X-Client-ID`, else its address) → the same for that one."""
+    adaptive_concurrency_enabled: bool = True
+    """Run fewer requests at once on a model whose answers begin late, and on all of them while memory is short."""
+    adaptive_latency_target_ms: Annotated[int, Meta(ge=100, le=3_600_000)] = limits.ADAPTIVE_LATENCY_TARGET_MILLISECONDS
+    """The first text of 95 % of answers comes this soon after their worker got them, per 512 tokens of prompt computed."""
+    adaptive_latency_window: Annotated[int, Meta(ge=8, le=10_000)] = limits.ADAPTIVE_LATENCY_WINDOW
+    """Answers that this is judged by."""
+    adaptive_min_concurrent_requests: Concurrency = 1
+    """On one model, never fewer than this."""
 
 
 class SupervisionConfig(Section, frozen=True, kw_only=True):

@@ -25,9 +25,10 @@ from lmx_supervisor.core.loading import Loading
 from lmx_supervisor.core.memory_return import MemoryReturn
 from lmx_supervisor.core.restart_policy import Quarantine, RestartAfter, decide
 from lmx_supervisor.core.roster import Roster
-from lmx_supervisor.core.serving import Serving, lost_its_files, quarantine_text
+from lmx_supervisor.core.serving import Serving
 from lmx_supervisor.core.slot import Slot
 from lmx_supervisor.core.state import FleetState
+from lmx_supervisor.core.why_not import lost_its_files, quarantine_text
 
 _LOAD_REFUSALS: dict[ExitReason, ErrorCode] = {
     ExitReason.BAD_MODEL: ErrorCode.MODEL_PROBE_FAILED,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lmx_protocol.messages import AnyRequest, FromWorker, ModelSpec
+from lmx_supervisor.core.claims import NO_CLAIM, Claim
 from lmx_supervisor.core.exit_reason import ExitObservation, Verdict
 from lmx_supervisor.core.load_profile import UNTUNED, ProfileLayers
 from lmx_supervisor.core.memory_need import MemoryNeed
@@ -87,6 +88,7 @@ class RequestArrived:
     """A client wants an answer."""
 
     request: AnyRequest
+    claim: Claim = NO_CLAIM
 
 
 @dataclass(frozen=True, slots=True)

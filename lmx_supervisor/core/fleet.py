@@ -69,7 +69,7 @@ class Fleet:
             e.QuarantineClearWanted: lambda event, _: self._loading.quarantine_clear_wanted(event),
             e.QuarantineKnown: self._loading.quarantine_known,
             e.DrainWanted: self._drain_wanted,
-            e.RequestArrived: lambda event, now: self._serving.arrive(event.request, now),
+            e.RequestArrived: lambda event, now: self._serving.arrive(event.request, event.claim, now),
             e.RequestCancelled: self._request_cancelled,
             e.Spawned: self._spawned,
             e.SpawnFailed: self._spawn_failed,
@@ -239,7 +239,7 @@ class Fleet:
             self._settle_after_requests(slot, now)
 
     def _settle_after_requests(self, slot: Slot, now: float) -> None:
-        self._serving.dispatch(slot, now)
+        self._serving.dispatch_if_due(now)
         if slot.state is WorkerState.BUSY and not slot.running:
             slot.move(WorkerState.READY, now, "no request is left")
         if slot.state is WorkerState.DRAINING and not slot.running:
@@ -251,6 +251,8 @@ class Fleet:
         self._last_tick = now
         for slot in list(self._state.slots.values()):
             self._serving.expire_waiting(slot, now)
+            self._serving.cancel_too_late(slot, now)
+            slot.adaptive.recover(self._state.policy, now)
             self._memory.look(slot, now)
             incarnation = self._state.incarnation_of(slot)
             if incarnation is not None and self._serving.ignores_a_cancel(slot, incarnation, now):
@@ -261,6 +263,7 @@ class Fleet:
                 self._loading.cut_drain(slot, now)
         if not self._state.draining:
             self._unloading.unload_idle(now)
+        self._serving.dispatch(now)
         self._loading.send_waiting_loads(now)
         self._roster.climb(now)
         self._roster.dismiss_unused_spares(now)

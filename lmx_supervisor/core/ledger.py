@@ -1,8 +1,10 @@
 """The accepted requests that have not ended: where each is, and the promise that each ends exactly once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lmx_protocol.messages import AnyRequest, AnyRequestEvent, Cancelled, CountRequest, Failed, Finished
+from lmx_supervisor.core.claims import NO_CLAIM, Claim
 
 
 @dataclass(slots=True)
@@ -11,8 +13,21 @@ class Entry:
 
     request: AnyRequest
     model_id: str
-    deadline: float
-    """Monotonic seconds until which it may wait for a worker."""
+    arrived_at: float
+    """Monotonic second."""
+    claim: Claim = NO_CLAIM
+    arrival: int = 0
+    """Grows with every request that is accepted."""
+    turn: int = 0
+    """What its client's last turn on this model counts as, if it had none since: see `Turns.of_newcomer`."""
+    turn_anywhere: int = 0
+    """The same for all models together."""
+    leased_at: float = 0.0
+    """Monotonic second of the last lease."""
+    computed_tokens: int = 0
+    """Of its prompt, those that no cache saved."""
+    has_begun: bool = False
+    """Its worker has sent text."""
     incarnation: str | None = None
     next_seq: int = 0
     """Of the worker's events; they must come without gaps."""
@@ -20,6 +35,8 @@ class Entry:
     """Something that a client may have read: it cannot be answered a second time. Vectors and scores may come twice."""
     replays: int = 0
     cancelled: bool = False
+    too_late: bool = False
+    """It was cancelled because its client's time was over, and the client is to be told so."""
     cancelled_at: float = 0.0
     """Monotonic second of the cancel, for a leased request."""
     tokens: int = 0
@@ -33,6 +50,12 @@ class Entry:
     def on_trial(self) -> bool:
         """Whether the next crash would be held against this request alone."""
         return self.tokens < self.trial_until_tokens
+
+    @property
+    def ends_by(self) -> float | None:
+        """Monotonic second after which its client does not want the answer any more."""
+        seconds = self.claim.time_limit_seconds
+        return None if seconds is None else self.arrived_at + seconds
 
     @property
     def takes_a_place(self) -> bool:
@@ -55,6 +78,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
+        self._arrivals = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -66,6 +90,8 @@ class Ledger:
         """Accept a request. Raises `ValueError` if its id is in use."""
         if entry.request_id in self._entries:
             raise ValueError(f"request id {entry.request_id} is in use")
+        self._arrivals += 1
+        entry.arrival = self._arrivals
         self._entries[entry.request_id] = entry
 
     def get(self, request_id: str) -> Entry | None:
@@ -76,6 +102,11 @@ class Ledger:
         """The entries leased to a worker, oldest first."""
         return [entry for entry in self._entries.values() if entry.incarnation == incarnation]
 
+    @property
+    def entries(self) -> Iterable[Entry]:
+        """All of them, the oldest first."""
+        return self._entries.values()
+
     def end(self, request_id: str) -> None:
         """Forget a request whose terminal event is being delivered."""
         del self._entries[request_id]
@@ -83,7 +114,8 @@ class Ledger:
     def postpone(self, seconds: float) -> None:
         """Forget that time passed."""
         for entry in self._entries.values():
-            entry.deadline += seconds
+            entry.arrived_at += seconds
+            entry.leased_at += seconds
             entry.cancelled_at += seconds
 
     def counts(self) -> tuple[int, int]:

@@ -11,9 +11,10 @@ from lmx_supervisor.core.exit_reason import KillCause
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.memory_return import MemoryReturn
 from lmx_supervisor.core.roster import Roster
-from lmx_supervisor.core.serving import Serving, quarantine_text
+from lmx_supervisor.core.serving import Serving
 from lmx_supervisor.core.slot import SERVING, STARTING, Slot, StopReason
 from lmx_supervisor.core.state import FleetState
+from lmx_supervisor.core.why_not import quarantine_text
 
 _TERMINAL_SLOTS_MAX = 64
 
@@ -299,7 +300,7 @@ class Loading:
             self._state.emit(settled)
         slot.load_orders.clear()
         self._roster.spare_worked(slot.backend)
-        self._serving.dispatch(slot, now)
+        self._serving.dispatch(now)
 
     # --- stopping ---------------------------------------------------------------------------------------------------------
 

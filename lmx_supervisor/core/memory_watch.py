@@ -71,7 +71,7 @@ class MemoryWatch:
         if mark != incarnation.memory_mark:
             self._tell(incarnation, mark)
             incarnation.memory_mark = mark
-            self._serving.dispatch(slot, now)
+            self._serving.dispatch(now)
         # An idle worker at the soft mark gives nothing back by itself, and somebody waits for it.
         nobody_gains = mark is MemoryMark.SOFT and not slot.running and bool(slot.waiting)
         if incarnation.retire_by is None and (mark >= MemoryMark.HARD or nobody_gains):

@@ -1,6 +1,7 @@
 """The numbers the core decides by, taken from the configuration in one place so that a reload is one assignment."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from lmx_protocol import limits
 from lmx_supervisor.config.schema import Config
@@ -39,6 +40,14 @@ class Policy:
     queue_per_model: int = limits.QUEUE_PER_MODEL
     queue_total: int = limits.QUEUE_TOTAL
     queue_wait_seconds: float = limits.QUEUE_WAIT_SECONDS
+    max_concurrent_requests: int = limits.CONCURRENT_REQUESTS
+    per_model_concurrency_limits: Mapping[str, int] = field(default_factory=dict)
+    per_client_default_concurrency: int | None = None
+    per_client_concurrency_overrides: Mapping[str, int] = field(default_factory=dict)
+    adaptive_concurrency_enabled: bool = True
+    adaptive_latency_target_seconds: float = limits.ADAPTIVE_LATENCY_TARGET_MILLISECONDS / 1000
+    adaptive_latency_window: int = limits.ADAPTIVE_LATENCY_WINDOW
+    adaptive_min_concurrent_requests: int = 1
     warm_spare: bool = True
     warm_pool_enabled: bool = False
     prefetch_interval_seconds: float = limits.PREFETCH_INTERVAL_SECONDS
@@ -77,7 +86,15 @@ def policy_of(config: Config) -> Policy:
         ttl_check_interval_seconds=memory.ttl_check_interval_sec,
         queue_per_model=models.queue_per_model,
         queue_total=models.queue_total,
-        queue_wait_seconds=models.queue_wait_seconds,
+        queue_wait_seconds=models.semaphore_timeout_sec,
+        max_concurrent_requests=models.max_concurrent_requests,
+        per_model_concurrency_limits=models.per_model_concurrency_limits,
+        per_client_default_concurrency=models.per_client_default_concurrency,
+        per_client_concurrency_overrides=models.per_client_concurrency_overrides,
+        adaptive_concurrency_enabled=models.adaptive_concurrency_enabled,
+        adaptive_latency_target_seconds=models.adaptive_latency_target_ms / 1000,
+        adaptive_latency_window=models.adaptive_latency_window,
+        adaptive_min_concurrent_requests=models.adaptive_min_concurrent_requests,
         warm_spare=models.warm_spare,
         warm_pool_enabled=models.warm_pool_enabled,
         prefetch_interval_seconds=models.prefetch_interval_sec,

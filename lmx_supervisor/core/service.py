@@ -7,6 +7,7 @@ import msgspec
 
 from lmx_protocol.messages import AnyRequest, AnyRequestEvent
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.claims import Claim, Lane
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
 from lmx_supervisor.core.event_log import Gap, LoggedEvent
@@ -110,11 +111,30 @@ class ReloadOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a request comes from, as far as it is counted."""
+    """Where a request comes from, and what its client wants beside the answer."""
 
     client_id: str | None = None
     """What the client calls itself."""
     stream: bool = False
+    address: str = ""
+    """Where its connection comes from."""
+    key_name: str | None = None
+    """The name of the key it came with, if that has one."""
+    key_concurrent_max: int | None = None
+    """How many requests of that key may run at once; None: as many as of anybody."""
+    lane: Lane = Lane.NORMAL
+    time_limit_seconds: float | None = None
+    """How long the client waits for the whole answer; None: it did not say."""
+
+    def claim(self) -> Claim:
+        """What the request claims of the service."""
+        return Claim(
+            client=self.client_id or self.address,
+            key=self.key_name,
+            key_limit=self.key_concurrent_max,
+            lane=self.lane,
+            time_limit_seconds=self.time_limit_seconds,
+        )
 
 
 class Answer(Protocol):

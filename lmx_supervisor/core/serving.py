@@ -12,6 +12,7 @@ from lmx_protocol.messages import (
     Cancelled,
     Failed,
     Finished,
+    Prefill,
     Reasoning,
     StepEvents,
     Text,
@@ -20,15 +21,20 @@ from lmx_protocol.messages import (
 )
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.actions import Deliver, Send
-from lmx_supervisor.core.exit_reason import ExitReason
+from lmx_supervisor.core.adaptive import latency_of
+from lmx_supervisor.core.choosing import next_in_line, who_gives_way
+from lmx_supervisor.core.claims import Claim
 from lmx_supervisor.core.incarnation import Incarnation
-from lmx_supervisor.core.ledger import Entry, is_terminal, takes_a_place
+from lmx_supervisor.core.ledger import Entry, is_terminal
+from lmx_supervisor.core.places import Places, ceiling_of_model, most_of_model
 from lmx_supervisor.core.poison import fingerprint, is_poison
 from lmx_supervisor.core.results import fits
-from lmx_supervisor.core.slot import COMING, SERVING, Slot
+from lmx_supervisor.core.slot import COMING, Slot
 from lmx_supervisor.core.state import FleetState
+from lmx_supervisor.core.why_not import lost_its_files, not_loaded_text, poison_text, quarantine_text
 
 _ENDED_REMEMBERED_MAX = 1024
+_LOADING_RETRY_SECONDS = 30
 _GONE = frozenset({WorkerState.STOPPED, WorkerState.FAILED, WorkerState.DRAINING})
 
 
@@ -41,10 +47,12 @@ class Serving:
 
     def __init__(self, state: FleetState) -> None:
         self._state = state
+        self._is_due = False
+        """A place may have become free, or a trial ended, since the last dispatch."""
 
     # --- arriving -----------------------------------------------------------------------------------------------------
 
-    def arrive(self, request: AnyRequest, now: float) -> None:
+    def arrive(self, request: AnyRequest, claim: Claim, now: float) -> None:
         """Lease, queue or refuse a request, in the same step that looks at the slot."""
         slot = self._state.slots.get(request.model_id)
         held = self._state.suspects.of(request, now)
@@ -53,16 +61,21 @@ class Serving:
             assert refusal is not None
             self._state.emit(Deliver(refusal))
             return
-        entry = Entry(request, request.model_id, deadline=now + self._state.policy.queue_wait_seconds)
+        entry = Entry(request, request.model_id, arrived_at=now, claim=claim)
         if held is not None:
             entry.trial_until_tokens = held.tokens_at_crash + 1
+        entry.turn, entry.turn_anywhere = slot.turns.of_newcomer(), self._state.turns.of_newcomer()
         self._state.ledger.add(entry)
         slot.requests_total += 1
         slot.prefetched = False
         self._state.predictor.note(slot.model_id)
         slot.last_used_at = now
-        slot.waiting.append(entry.request_id)
-        self.dispatch(slot, now)
+        slot.waiting.add(entry)
+        if self._comes_too_late(slot, entry, now):
+            self._give_up_waiting(slot, entry, now)
+            return
+        self.dispatch(now)
+        self._keep_lines_short(slot, entry)
 
     def _refusal(self, request: AnyRequest, slot: Slot | None, *, poisoned: bool) -> Failed | None:
         def failed(code: ErrorCode, message: str, retry_after_seconds: int | None = None) -> Failed:
@@ -73,56 +86,63 @@ class Serving:
             return failed(ErrorCode.SHUTTING_DOWN, "The server is shutting down; try again in a moment.", 5)
         if slot is None or (slot.state in _GONE and not slot.keeps_its_line):
             code = ErrorCode.MODEL_TRUNCATED if slot is not None and lost_its_files(slot) else ErrorCode.MODEL_NOT_FOUND
-            return failed(code, _not_loaded_text(model, slot))
+            return failed(code, not_loaded_text(model, slot))
         if slot.state is WorkerState.QUARANTINED:
             return failed(ErrorCode.MODEL_UNSTABLE, quarantine_text(slot))
         if poisoned:
-            return failed(ErrorCode.REQUEST_CRASHES_MODEL, _poison_text(model))
-        _, waiting = state.ledger.counts()
-        needs_place = takes_a_place(request)
-        is_next = all(entry.takes_a_place != needs_place for entry in self._entries(slot.waiting))
-        has_room = slot.state in SERVING and is_next and self._has_room(slot, needs_place=needs_place)
-        if not has_room and (len(slot.waiting) >= state.policy.queue_per_model or waiting >= state.policy.queue_total):
-            text = f"Model '{model}' is busy: {len(slot.running)} requests run and {len(slot.waiting)} wait. Try again shortly."
-            return failed(ErrorCode.RATE_LIMIT_EXCEEDED, text, 5)
+            return failed(ErrorCode.REQUEST_CRASHES_MODEL, poison_text(model))
         return None
+
+    def _keep_lines_short(self, slot: Slot, newcomer: Entry) -> None:
+        """Somebody came: when now too many wait, for this model or altogether, one of them is told to come back."""
+        if newcomer.request_id not in slot.waiting:
+            return
+        state = self._state
+        lines = [each.waiting for each in state.slots.values()]
+        if len(slot.waiting) > state.policy.queue_per_model:
+            lines = [slot.waiting]
+        elif sum(len(line) for line in lines) <= state.policy.queue_total:
+            return
+        entry = who_gives_way(lines, newcomer)
+        its_slot = state.slots[entry.model_id]
+        its_slot.waiting.remove(entry.request_id)
+        waiting = len(its_slot.waiting)
+        state.ledger.end(entry.request_id)
+        text = f"Model '{entry.model_id}' is busy: {len(its_slot.running)} requests run and {waiting} wait. Try again shortly."
+        self._deliver_failed(entry.request_id, ErrorCode.RATE_LIMIT_EXCEEDED, text, self._retry_after_seconds(its_slot))
 
     def start_canary(self, slot: Slot, request: AnyRequest, now: float) -> None:
         """Send the canary to a freshly loaded worker; its end decides over READY."""
-        entry = Entry(request, slot.model_id, deadline=now + self._state.policy.canary_seconds, internal=True)
+        entry = Entry(request, slot.model_id, arrived_at=now, internal=True)
         self._state.ledger.add(entry)
-        self._lease(slot, entry)
+        self._lease(slot, entry, now)
 
     # --- leasing ------------------------------------------------------------------------------------------------------
 
-    def dispatch(self, slot: Slot, now: float) -> None:
-        """Lease waiting requests while the worker has room; one that is to be replaced gets no more: they wait for the next."""
-        incarnation = self._state.incarnation_of(slot)
-        if incarnation is None or not incarnation.takes_work:
+    def dispatch(self, now: float) -> None:
+        """Lease whatever may run now, on every model: a place that one model's request gives up may be what another's lacks."""
+        self._is_due = False
+        state = self._state
+        if not any(slot.waiting for slot in state.slots.values()):
             return
-        while slot.state in SERVING:
-            entry = self._next_in_line(slot)
-            if entry is None:
-                return
+        places = Places(state.ledger.entries)
+        while (entry := next_in_line(state, places, now)) is not None:
+            slot = state.slots[entry.model_id]
+            if self._comes_too_late(slot, entry, now):
+                self._give_up_waiting(slot, entry, now)
+                continue
             slot.waiting.remove(entry.request_id)
-            self._lease(slot, entry)
+            slot.turns.took(entry.claim.share)
+            state.turns.took(entry.claim.share)
+            self._lease(slot, entry, now)
+            places.take(entry)
             if slot.state is WorkerState.READY:
                 slot.move(WorkerState.BUSY, now, "leased a request")
 
-    def _has_room(self, slot: Slot, *, needs_place: bool) -> bool:
-        """Whether the worker takes one more of this kind: as many as it has slots, and beside them as many that need none.
-
-        So a count of tokens never waits for generations to end, and a flood of counts is bounded by itself.
-        """
-        alike = sum(1 for entry in self._entries(slot.running) if entry.takes_a_place == needs_place)
-        return alike < slot.capacity()
-
-    def _next_in_line(self, slot: Slot) -> Entry | None:
-        """The first that may go now: one trial at a time, and trials hold up nobody else."""
-        trial_is_on = any(entry.on_trial for entry in self._entries(slot.running))
-        has_room = {needs_place: self._has_room(slot, needs_place=needs_place) for needs_place in (True, False)}
-        candidates = (entry for entry in self._entries(slot.waiting) if has_room[entry.takes_a_place])
-        return next((entry for entry in candidates if not (trial_is_on and entry.on_trial)), None)
+    def dispatch_if_due(self, now: float) -> None:
+        """The same, where something has happened to requests that may let others run; what else there is, a tick notices."""
+        if self._is_due:
+            self.dispatch(now)
 
     def _entries(self, request_ids: Iterable[str]) -> Iterator[Entry]:
         for request_id in request_ids:
@@ -130,9 +150,10 @@ class Serving:
             assert entry is not None
             yield entry
 
-    def _lease(self, slot: Slot, entry: Entry) -> None:
+    def _lease(self, slot: Slot, entry: Entry, now: float) -> None:
         assert slot.incarnation is not None
         entry.incarnation = slot.incarnation
+        entry.leased_at = now
         entry.next_seq = 0
         slot.running.add(entry.request_id)
         message = Begin(request=entry.request, credit_frames=limits.CREDIT_FRAMES, credit_bytes=limits.CREDIT_BYTES)
@@ -166,7 +187,11 @@ class Serving:
         return ended_internal
 
     def _pass_on(self, slot: Slot, entry: Entry, event: AnyRequestEvent, now: float) -> None:
-        if isinstance(event, Text | Reasoning | ToolCallPart):
+        if isinstance(event, Prefill):
+            entry.computed_tokens = max(0, event.prompt_tokens - event.cached_tokens)
+        elif isinstance(event, Text | Reasoning | ToolCallPart):
+            if not entry.has_begun:
+                self._begun(slot, entry, now)
             says_something = not isinstance(event, Text) or bool(event.text) or bool(event.logprobs)
             entry.delivered_output = entry.delivered_output or says_something
             slot.tokens_total += event.tokens
@@ -174,19 +199,33 @@ class Serving:
             entry.tokens += event.tokens
             if was_on_trial and not entry.on_trial:
                 self._state.suspects.acquit(entry.request)
+                self._is_due = True
         elif is_terminal(event):
             self._close(slot, entry)
             slot.last_used_at = now
             if isinstance(event, Finished):
                 # A count says nothing about whether the model can generate.
                 slot.served_since_ready += entry.takes_a_place
+                if entry.takes_a_place:
+                    slot.pace.answered(now - entry.leased_at)
                 if entry.on_trial:
                     self._state.suspects.acquit(entry.request)
+            elif isinstance(event, Cancelled) and entry.too_late:
+                event = _too_late(event.request_id)
         self._state.emit(Deliver(event))
+
+    def _begun(self, slot: Slot, entry: Entry, now: float) -> None:
+        """The first text is there: what it took says how loaded the model is."""
+        entry.has_begun = True
+        seconds = now - entry.leased_at
+        slot.pace.first_text(seconds)
+        latency_seconds = latency_of(seconds, entry.computed_tokens)
+        slot.adaptive.heard(latency_seconds, ceiling_of_model(self._state.policy, slot), self._state.policy, now)
 
     def _close(self, slot: Slot, entry: Entry) -> None:
         self._state.ledger.end(entry.request_id)
         slot.running.discard(entry.request_id)
+        self._is_due = True
 
     # --- ending early -------------------------------------------------------------------------------------------------
 
@@ -204,15 +243,26 @@ class Serving:
         entry = self._state.ledger.get(request_id)
         if entry is None or entry.cancelled:
             return None
-        entry.cancelled, entry.cancelled_at = True, now
         slot = self._state.slots[entry.model_id]
         if entry.incarnation is not None:
-            self._state.emit(Send(entry.incarnation, Cancel(request_id=request_id)))
+            self._cancel_running(entry, now)
             return None
         slot.waiting.remove(request_id)
         self._state.ledger.end(request_id)
         self._state.emit(Deliver(Cancelled(request_id=request_id, usage=Usage())))
         return slot
+
+    def _cancel_running(self, entry: Entry, now: float) -> None:
+        assert entry.incarnation is not None
+        entry.cancelled, entry.cancelled_at = True, now
+        self._state.emit(Send(entry.incarnation, Cancel(request_id=entry.request_id)))
+
+    def cancel_too_late(self, slot: Slot, now: float) -> None:
+        """End what runs although its client does not want it any more: its own time limit is over."""
+        for entry in self._entries(slot.running):
+            if entry.ends_by is not None and now >= entry.ends_by and not entry.cancelled:
+                entry.too_late = True
+                self._cancel_running(entry, now)
 
     def _end_early(self, slot: Slot, entry: Entry, incarnation: Incarnation, code: ErrorCode, message: str) -> None:
         self._close(slot, entry)
@@ -245,18 +295,19 @@ class Serving:
         furthest = {fingerprint(entry.request): entry for entry in sorted(accused, key=lambda entry: entry.tokens)}
         for entry in furthest.values():
             self._state.suspects.accuse(entry.request, entry.tokens, now)
-        for entry in list(self._entries(slot.waiting)):
+        for entry in list(slot.waiting.entries):
             held = self._state.suspects.of(entry.request, now)
             if is_poison(held):
                 slot.waiting.remove(entry.request_id)
                 self._state.ledger.end(entry.request_id)
-                self._deliver_failed(entry.request_id, ErrorCode.REQUEST_CRASHES_MODEL, _poison_text(slot.model_id))
+                self._deliver_failed(entry.request_id, ErrorCode.REQUEST_CRASHES_MODEL, poison_text(slot.model_id))
             elif held is not None:
                 entry.trial_until_tokens = held.tokens_at_crash + 1
 
     def worker_lost(self, slot: Slot, incarnation: Incarnation, *, will_return: bool, text: str, now: float) -> None:
         """A worker died with requests: each is told, cancelled or replayed once, the oldest first in line again."""
-        replayed: list[str] = []
+        self._is_due = True
+        replayed: list[Entry] = []
         for entry in self._state.ledger.of_incarnation(incarnation.name):
             slot.running.discard(entry.request_id)
             held = self._state.suspects.of(entry.request, now)
@@ -267,61 +318,63 @@ class Serving:
                 self._state.ledger.end(entry.request_id)
             elif entry.cancelled:
                 self._state.ledger.end(entry.request_id)
-                self._state.emit(Deliver(Cancelled(request_id=entry.request_id)))
+                cancelled = Cancelled(request_id=entry.request_id)
+                self._state.emit(Deliver(_too_late(entry.request_id) if entry.too_late else cancelled))
             elif may_replay:
                 entry.replays += 1
                 entry.incarnation = None
                 entry.tokens = 0
                 entry.trial_until_tokens = held.tokens_at_crash + 1 if held is not None else 0
-                replayed.append(entry.request_id)
+                entry.has_begun = False
+                replayed.append(entry)
                 self._state.tell("request_replayed", request_id=entry.request_id, model_id=slot.model_id)
             else:
                 self._state.ledger.end(entry.request_id)
                 message = f"The worker serving model '{slot.model_id}' died while it answered: {text}. Send the request again."
                 self._deliver_failed(entry.request_id, ErrorCode.WORKER_LOST, message, 5)
-        slot.waiting.extendleft(reversed(replayed))
+        slot.waiting.add_first(replayed)
 
     def expire_waiting(self, slot: Slot, now: float) -> None:
-        """End the requests that waited too long for a worker."""
-        for request_id in list(slot.waiting):
-            entry = self._state.ledger.get(request_id)
-            assert entry is not None
-            if now < entry.deadline:
-                continue
-            slot.waiting.remove(request_id)
-            self._state.ledger.end(request_id)
-            loading = slot.state in COMING or slot.state in _GONE
-            code = ErrorCode.MODEL_LOADING if loading else ErrorCode.OVERLOADED
-            why = "is still loading" if loading else "is busy"
-            waited_seconds = self._state.policy.queue_wait_seconds
-            text = f"Model '{slot.model_id}' {why}; the request waited {waited_seconds:.0f} s. Try again later."
-            self._deliver_failed(request_id, code, text, 30)
+        """End the requests that waited too long for a worker, and those that cannot get one in time any more."""
+        for entry in list(slot.waiting.entries):
+            if self._comes_too_late(slot, entry, now):
+                self._give_up_waiting(slot, entry, now)
+
+    def _waits_until(self, entry: Entry) -> float:
+        until = entry.arrived_at + self._state.policy.queue_wait_seconds
+        return until if entry.ends_by is None else min(until, entry.ends_by)
+
+    def _comes_too_late(self, slot: Slot, entry: Entry, now: float) -> bool:
+        """Whether a request cannot succeed any more: no answer of this model begins that soon, or none at all until then."""
+        until = self._waits_until(entry)
+        if now >= until or (slot.state is WorkerState.BACKOFF and slot.restart_at >= until):
+            return True
+        quickest_seconds = slot.pace.quickest_seconds if entry.takes_a_place else 0.0
+        return entry.ends_by is not None and now + quickest_seconds >= entry.ends_by
+
+    def _give_up_waiting(self, slot: Slot, entry: Entry, now: float) -> None:
+        """Tell one that waits that it waits in vain."""
+        slot.waiting.remove(entry.request_id)
+        self._state.ledger.end(entry.request_id)
+        loading = slot.state in COMING or slot.state in _GONE
+        code = ErrorCode.MODEL_LOADING if loading else ErrorCode.OVERLOADED
+        why = "is still loading" if loading else "is busy"
+        waited_seconds = now - entry.arrived_at
+        is_own_limit = entry.ends_by is not None and self._waits_until(entry) == entry.ends_by
+        limit = f", and its own limit is {entry.claim.time_limit_seconds:g} s" if is_own_limit else ""
+        text = f"Model '{slot.model_id}' {why}; the request waited {waited_seconds:.0f} s{limit}. Try again later."
+        self._deliver_failed(
+            entry.request_id, code, text, _LOADING_RETRY_SECONDS if loading else self._retry_after_seconds(slot)
+        )
+
+    def _retry_after_seconds(self, slot: Slot) -> int:
+        return slot.pace.retry_after_seconds(len(slot.waiting), most_of_model(self._state, slot))
 
     def _deliver_failed(self, request_id: str, code: ErrorCode, message: str, retry_after_seconds: int | None = None) -> None:
         failed = Failed(request_id=request_id, code=code, message=message, retry_after_seconds=retry_after_seconds)
         self._state.emit(Deliver(failed))
 
 
-def lost_its_files(slot: Slot) -> bool:
-    """Whether a slot is down because its model's files were cut short: no load can help before they are whole again."""
-    truncated = slot.last_exit is not None and slot.last_exit.reason is ExitReason.MODEL_TRUNCATED
-    return truncated and slot.state is WorkerState.FAILED
-
-
-def _not_loaded_text(model: str, slot: Slot | None) -> str:
-    if slot is not None and slot.state is WorkerState.FAILED and slot.last_exit is not None:
-        return f"Model '{model}' is not loaded: {slot.last_exit.text}."
-    how = f"Load it with `lmx load {model}` or POST /admin/models/load; `lmx ls` lists what is here."
-    return f"Model '{model}' is not loaded. {how}"
-
-
-def _poison_text(model: str) -> str:
-    return f"This request crashed model '{model}' each time it was tried; it is refused for a while. Change it."
-
-
-def quarantine_text(slot: Slot) -> str:
-    """Why a quarantined model is not served, in the runbook's words."""
-    text = f"Model '{slot.model_id}' is quarantined after instability ({slot.quarantine_reason})"
-    if slot.last_exit is not None:
-        text += f": {slot.last_exit.text} (crash {slot.last_exit.crash_id})"
-    return f"{text}. See `lmx crashes`; release it with `lmx quarantine clear {slot.model_id}`."
+def _too_late(request_id: str) -> Failed:
+    text = "The answer was not ready within the time limit that came with the request."
+    return Failed(request_id=request_id, code=ErrorCode.DEADLINE_EXCEEDED, message=text)

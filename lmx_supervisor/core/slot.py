@@ -7,10 +7,14 @@ from enum import StrEnum
 from lmx_protocol import limits
 from lmx_protocol.messages import LoadProgress, ModelFacts, ModelSpec
 from lmx_protocol.states import WorkerState
+from lmx_supervisor.core.adaptive import AdaptiveLimit
 from lmx_supervisor.core.exit_reason import Verdict
+from lmx_supervisor.core.line import Line
 from lmx_supervisor.core.load_profile import NOTHING, UNTUNED, LoadProfile, ProfileLayers
 from lmx_supervisor.core.memory_need import MemoryNeed
+from lmx_supervisor.core.pace import Pace
 from lmx_supervisor.core.restart_policy import FailureHistory
+from lmx_supervisor.core.turns import Turns
 
 S = WorkerState
 
@@ -113,8 +117,11 @@ class Slot:
     unload_orders: list[str] = field(default_factory=list)
     reload_orders: list[str] = field(default_factory=list)
     """Load orders that came while the slot was draining; it starts again when it has stopped."""
-    waiting: deque[str] = field(default_factory=deque)
-    """Request ids in the order they will be served."""
+    waiting: Line = field(default_factory=Line)
+    """Requests that have no worker; `choosing` says who is next."""
+    turns: Turns = field(default_factory=Turns)
+    pace: Pace = field(default_factory=Pace)
+    adaptive: AdaptiveLimit = field(default_factory=AdaptiveLimit)
     running: set[str] = field(default_factory=set)
     """Request ids leased to the current incarnation, the canary among them."""
     story: deque[StoryLine] = field(default_factory=lambda: deque(maxlen=limits.STORY_EVENTS_MAX))
@@ -167,6 +174,7 @@ class Slot:
         self.drain_until += seconds
         self.loading_since += seconds
         self.state_since += seconds
+        self.adaptive.postpone(seconds)
         if self.ready_at is not None:
             self.ready_at += seconds
 

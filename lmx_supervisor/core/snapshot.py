@@ -1,12 +1,17 @@
 """The fleet as readers see it, built on demand from the state."""
 
+from collections.abc import Iterable
+
 from lmx_supervisor.core.budget import is_counted, sums
+from lmx_supervisor.core.claims import Lane
 from lmx_supervisor.core.health import is_suspect
 from lmx_supervisor.core.incarnation import Incarnation
+from lmx_supervisor.core.ledger import Entry
+from lmx_supervisor.core.places import most_altogether, most_of_model
 from lmx_supervisor.core.readiness import readiness_of
-from lmx_supervisor.core.slot import Slot
+from lmx_supervisor.core.slot import SERVING, Slot
 from lmx_supervisor.core.state import FleetState
-from lmx_supervisor.core.views import ExitView, FleetView, LoadProgressView, MemoryView, SpareView, WorkerView
+from lmx_supervisor.core.views import ExitView, FleetView, LaneView, LoadProgressView, MemoryView, SpareView, WorkerView
 
 
 def fleet_view(state: FleetState, now: float, unix_now: float) -> FleetView:
@@ -22,6 +27,8 @@ def fleet_view(state: FleetState, now: float, unix_now: float) -> FleetView:
         requests_in_flight=leased,
         requests_waiting=waiting,
         draining=state.draining,
+        concurrent_limit=most_altogether(state),
+        lanes=_lanes(state.ledger.entries),
     )
 
 
@@ -70,6 +77,8 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         tokens_per_second=incarnation.tokens_per_second if incarnation else 0.0,
         requests_active=sum(1 for request_id in slot.running if _is_a_clients(state, request_id)),
         requests_waiting=len(slot.waiting),
+        concurrent_limit=most_of_model(state, slot) if slot.state in SERVING else 0,
+        lanes=_lanes(state.ledger.get(request_id) for request_id in (*slot.running, *slot.waiting)),
         requests_total=slot.requests_total,
         tokens_total=slot.tokens_total,
         reserved_bytes=slot.claimed_bytes if is_counted(slot) else 0,
@@ -85,6 +94,16 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         performance=slot.performance,
         profile=slot.profile,
     )
+
+
+def _lanes(entries: Iterable[Entry | None]) -> dict[Lane, LaneView]:
+    running = dict.fromkeys(Lane, 0)
+    waiting = dict.fromkeys(Lane, 0)
+    for entry in entries:
+        if entry is not None and not entry.internal:
+            count = waiting if entry.incarnation is None else running
+            count[entry.claim.lane] += 1
+    return {lane: LaneView(running=running[lane], waiting=waiting[lane]) for lane in Lane}
 
 
 def _is_a_clients(state: FleetState, request_id: str) -> bool:

@@ -11,6 +11,7 @@ from lmx_supervisor.core.poison import Suspects
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.predictor import Predictor
 from lmx_supervisor.core.slot import Slot
+from lmx_supervisor.core.turns import Turns
 
 
 @dataclass(slots=True)
@@ -22,6 +23,8 @@ class FleetState:
     slots: dict[str, Slot] = field(default_factory=dict)
     incarnations: dict[str, Incarnation] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
+    turns: Turns = field(default_factory=Turns)
+    """Those had on any model."""
     suspects: Suspects = field(default_factory=Suspects)
     actions: list[Action] = field(default_factory=list)
     draining: bool = False

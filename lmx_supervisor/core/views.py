@@ -4,6 +4,7 @@ import msgspec
 
 from lmx_protocol.messages import ModelFacts
 from lmx_protocol.states import ModelFormat, Readiness, WorkerState
+from lmx_supervisor.core.claims import Lane
 from lmx_supervisor.core.load_profile import NOTHING, UNTUNED, GenerationDefaults, LoadProfile, ProfileLayers
 
 
@@ -31,6 +32,13 @@ class LoadProgressView(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     total: int
     unit: str
+
+
+class LaneView(msgspec.Struct, frozen=True, kw_only=True):
+    """The requests of one lane."""
+
+    running: int = 0
+    waiting: int = 0
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +90,10 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """What its load was tuned by, and what its requests default to."""
     profile: ProfileLayers = UNTUNED
     """Who said which of that."""
+    concurrent_limit: int = 0
+    """How many requests may run on it at once, now; 0 while it does not serve."""
+    lanes: dict[Lane, LaneView] = {}
+    """Its requests by lane."""
 
 
 class SpareView(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +113,10 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     requests_in_flight: int
     requests_waiting: int
     draining: bool
+    concurrent_limit: int = 0
+    """How many requests may run at once on all models together, now."""
+    lanes: dict[Lane, LaneView] = {}
+    """All requests by lane."""
 
     def worker(self, model_id: str) -> WorkerView | None:
         """The slot of a model, or None."""

@@ -15,27 +15,17 @@ from starlette.types import Message, Receive, Scope, Send
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, GenerateRequest, Prefill
-from lmx_supervisor.core.service import Origin, Service
+from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import AnswerReader, OpenAnswers
 from lmx_supervisor.gateway.dialects.abilities import refuse_what_the_model_cannot
 from lmx_supervisor.gateway.dialects.base import AnswerPart, CollectedAnswer, Translator
 from lmx_supervisor.gateway.disconnect import ClientGoneError, until_disconnect
 from lmx_supervisor.gateway.edge import note, request_id_of
+from lmx_supervisor.gateway.origin import origin_of
 from lmx_supervisor.gateway.problem import Problem, internal_error
 from lmx_supervisor.gateway.responses import EVENT_STREAM_HEADERS
 
 logger = logging.getLogger("lmx.http")
-
-_CLIENT_ID_HEADERS = (b"x-client-id", b"x-openclaw-agent-id")
-"""What a client calls itself; the first one that is there counts."""
-
-
-def origin_of(scope: Scope, *, stream: bool) -> Origin:
-    """Where a request comes from."""
-    headers = dict(scope["headers"])
-    names = (headers[name].decode("latin-1") for name in _CLIENT_ID_HEADERS if name in headers)
-    return Origin(client_id=next(names, None), stream=stream)
-
 
 ChoiceEvent = tuple[int, AnyRequestEvent]
 

@@ -31,7 +31,6 @@ from lmx_protocol.messages import (
 )
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import AnswerReader, OpenAnswers
-from lmx_supervisor.gateway.answering import origin_of
 from lmx_supervisor.gateway.body import decode_json
 from lmx_supervisor.gateway.dialects.abilities import refuse_what_the_model_cannot
 from lmx_supervisor.gateway.dialects.openai_chat_request import to_generate_requests
@@ -40,6 +39,7 @@ from lmx_supervisor.gateway.dialects.openai_fields import PARAMS
 from lmx_supervisor.gateway.dialects.openai_inbound import not_supported
 from lmx_supervisor.gateway.dialects.socket_frames import ChatFrames
 from lmx_supervisor.gateway.model_choice import ModelChoice
+from lmx_supervisor.gateway.origin import origin_of
 from lmx_supervisor.gateway.problem import EdgeCode, Problem, internal_error
 
 logger = logging.getLogger("lmx.http")
@@ -67,13 +67,17 @@ class ChatSocket:
         self._open_answers = open_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one socket until its client, its silence or the service's stop ends it. Raises `Problem` when switched off."""
+        """Serve one socket until its client, its silence or the stop of the service ends it.
+
+        Raises `Problem` when sockets are switched off, and for a handshake whose headers cannot be understood.
+        """
         opening = await receive()
         assert opening["type"] == "websocket.connect"
         if not self._service.config.server.websocket_enabled:
             raise Problem(EdgeCode.NOT_FOUND, "Chats over a WebSocket are switched off; server.websocket_enabled allows them.")
+        conversation = _Conversation(self._service, self._open_answers, scope, send)
         await send({"type": "websocket.accept"})
-        await _Conversation(self._service, self._open_answers, scope, send).serve(receive)
+        await conversation.serve(receive)
 
 
 class _Conversation:

@@ -66,7 +66,7 @@ class ModelChoice:
         preset = self._preset(name, task)
         if preset is not None:
             name = preset.model
-        served = served_models(fleet, wait_seconds=config.models.queue_wait_seconds)
+        served = served_models(fleet, wait_seconds=config.models.semaphore_timeout_sec)
         found = route(name, aliases_of(self._service), config.routing.default_model, served, task)
         if found.unserved is not None and not fleet.draining:
             raise _unserved(name, found.unserved, fleet)

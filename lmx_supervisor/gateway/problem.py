@@ -31,6 +31,7 @@ class EdgeCode(StrEnum):
     FOREIGN_HOST = "foreign_host"
     FOREIGN_ORIGIN = "foreign_origin"
     INVALID_INPUT = "invalid_input"
+    INVALID_HEADER = "invalid_header"
     REQUEST_NOT_FOUND = "request_not_found"
     REQUEST_CANCELLED = "request_cancelled"
     RESPONSE_NOT_FOUND = "response_not_found"
@@ -85,6 +86,7 @@ KINDS: Mapping[Code, Kind] = {
     ErrorCode.STREAM_GAP: Kind(500, "server_error"),
     ErrorCode.RATE_LIMIT_EXCEEDED: Kind(429, "server_error", retry_after_seconds=5),
     ErrorCode.OVERLOADED: Kind(503, "server_error", retry_after_seconds=30),
+    ErrorCode.DEADLINE_EXCEEDED: Kind(504, "timeout_error"),
     ErrorCode.SHUTTING_DOWN: Kind(503, "server_error", retry_after_seconds=5),
     ErrorCode.INTERNAL_ERROR: Kind(500, "internal_server_error"),
     EdgeCode.NOT_FOUND: Kind(404, "invalid_request_error"),
@@ -98,6 +100,7 @@ KINDS: Mapping[Code, Kind] = {
     EdgeCode.FOREIGN_HOST: Kind(403, "permission_error"),
     EdgeCode.FOREIGN_ORIGIN: Kind(403, "permission_error"),
     EdgeCode.INVALID_INPUT: Kind(400, "invalid_request_error"),
+    EdgeCode.INVALID_HEADER: Kind(400, "invalid_request_error"),
     EdgeCode.REQUEST_NOT_FOUND: Kind(404, "invalid_request_error"),
     EdgeCode.RESPONSE_NOT_FOUND: Kind(404, "invalid_request_error"),
     # Not 408 or 409, which clients take for an invitation to try again.

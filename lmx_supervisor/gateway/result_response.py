@@ -16,9 +16,10 @@ from lmx_protocol.messages import Cancelled, EmbedRequest, Failed, Finished, Ran
 from lmx_protocol.states import ModelTask
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import AnswerReader, OpenAnswers
-from lmx_supervisor.gateway.answering import SlowClientError, origin_of
+from lmx_supervisor.gateway.answering import SlowClientError
 from lmx_supervisor.gateway.disconnect import until_disconnect
 from lmx_supervisor.gateway.edge import note, request_id_of
+from lmx_supervisor.gateway.origin import origin_of
 from lmx_supervisor.gateway.problem import Problem
 
 logger = logging.getLogger("lmx.http")

@@ -35,14 +35,13 @@ class FleetMetrics:
 
 def _service_metrics(fleet: FleetView, status: ServiceStatus) -> Iterator[Metric]:
     serving = [worker for worker in fleet.workers if worker.readiness.state is Readiness.ROUTABLE]
-    places = sum(worker.facts.slots for worker in serving if worker.facts is not None)
     yield GaugeMetricFamily("lmx_uptime_seconds", "Since the start of the service.", status.uptime_seconds)
     yield GaugeMetricFamily("lmx_loaded_models", "Models that requests are routed to.", len(serving))
     yield GaugeMetricFamily("lmx_memory_used_gb", "Memory in use on this host.", gigabytes(status.memory.used_bytes))
     yield GaugeMetricFamily("lmx_memory_total_gb", "Memory of this host.", gigabytes(status.memory.total_bytes))
     yield GaugeMetricFamily("lmx_in_flight_requests", "Requests that a worker has.", fleet.requests_in_flight)
     yield GaugeMetricFamily("lmx_queued_requests", "Requests that wait for a worker.", fleet.requests_waiting)
-    yield GaugeMetricFamily("lmx_concurrent_limit", "Requests that the served models can work on at once.", places)
+    yield GaugeMetricFamily("lmx_concurrent_limit", "Requests that may run at once, now.", fleet.concurrent_limit)
     yield GaugeMetricFamily("lmx_loop_lag_seconds", "How late the supervisor's loop was last.", status.loop_lag_seconds)
     yield GaugeMetricFamily("lmx_loop_lag_max_seconds", "How late it ever was.", status.loop_lag_max_seconds)
     yield GaugeMetricFamily("lmx_safe_mode", "1 when nothing was loaded because of a crash loop.", float(status.safe_mode))
@@ -86,11 +85,26 @@ def _worker_metrics(workers: Sequence[WorkerView]) -> Iterator[Metric]:
         "Failures in a row without lasting service.",
         lambda worker: worker.consecutive_failures,
     )
+    yield gauge(
+        "lmx_model_concurrent_limit", "Requests that may run on it at once, now.", lambda worker: worker.concurrent_limit
+    )
+    yield from _lane_metrics(workers)
     exits = GaugeMetricFamily("lmx_worker_last_exit_info", "Why a model's worker ended last.", labels=("model", "reason"))
     for worker in workers:
         if worker.last_exit is not None:
             exits.add_metric((worker.model_id, str(worker.last_exit.reason)), 1)
     yield exits
+
+
+def _lane_metrics(workers: Sequence[WorkerView]) -> Iterator[Metric]:
+    labels = ("model", "lane")
+    running = GaugeMetricFamily("lmx_model_running_requests", "Requests that a model's worker has, by lane.", labels=labels)
+    waiting = GaugeMetricFamily("lmx_model_waiting_requests", "Requests that wait for a model, by lane.", labels=labels)
+    for worker in workers:
+        for lane, count in worker.lanes.items():
+            running.add_metric((worker.model_id, lane), count.running)
+            waiting.add_metric((worker.model_id, lane), count.waiting)
+    yield from (running, waiting)
 
 
 def _per_model(

@@ -102,6 +102,9 @@ class RequestMetrics:
         self._client_requests = counter("lmx_client_requests", "Requests of clients that name themselves.", "client")
         self._client_errors = counter("lmx_client_errors", "Failed requests, by client.", "client")
         self._client_tokens = counter("lmx_client_tokens", "Tokens generated, by client.", "client")
+        self._refusals = counter(
+            "lmx_refused_requests", "Requests that no worker ever got, by model and code.", "model", "reason"
+        )
         self.durations = histogram(
             "lmx_request_duration_seconds", "From arrival to the end, of requests that were answered.", _DURATION_BUCKETS
         )
@@ -165,6 +168,10 @@ class RequestMetrics:
         if client is not None:
             self._client_tokens.labels(client).inc(usage.completion_tokens)
             self._client_errors.labels(client).inc(float(ending is _Ending.FAILED))
+
+    def refused(self, model: str, code: ErrorCode) -> None:
+        """A request was refused before a worker got it."""
+        self._refusals.labels(model, code.value).inc()
 
     def generated(self, model: str, tokens_per_second: float) -> None:
         """How fast one answer was decoded."""
@@ -313,6 +320,8 @@ class RequestWatch:
         else:
             is_failure = isinstance(event, Failed) and event.code not in CLIENTS_MISTAKES
             ending = _Ending.FAILED if is_failure else _Ending.NEITHER
+            if isinstance(event, Failed) and not self._leased:
+                self._metrics.refused(self._model, event.code)
             usage = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._tokens, cached_tokens=self._cached_tokens)
         self._metrics.ended(self._model, self._client, ending, now - self._arrived_at, usage)
         if self._leased:

@@ -157,8 +157,8 @@ class LocalService:
     def submit(self, request: AnyRequest, origin: Origin) -> Answer:
         """Queue a request. Counts of tokens are not measured: they would blur what is known of answers."""
         if isinstance(request, CountRequest):
-            return self._supervisor.submit(request)
-        return self._supervisor.submit(request, self._metrics.requests.watch(request.model_id, origin))
+            return self._supervisor.submit(request, origin.claim())
+        return self._supervisor.submit(request, origin.claim(), self._metrics.requests.watch(request.model_id, origin))
 
     async def available(self) -> list[ModelOnDisk]:
         """The models on disk."""

@@ -18,6 +18,7 @@ from lmx_protocol import limits
 from lmx_protocol.messages import AnyRequest, Begin, Credit, ModelSpec
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
+from lmx_supervisor.core.claims import NO_CLAIM, Claim
 from lmx_supervisor.core.exit_reason import ExitObservation
 from lmx_supervisor.core.fleet import Fleet
 from lmx_supervisor.core.lasting import Lasting, lasting
@@ -118,11 +119,11 @@ class Supervisor:
         """Whether the host is so full that requests are refused."""
         return self._fleet.state.shedding
 
-    def submit(self, request: AnyRequest, watch: AnswerWatch = UNWATCHED) -> OpenAnswer:
-        """Queue a request; `watch` is told what happens to it."""
+    def submit(self, request: AnyRequest, claim: Claim = NO_CLAIM, watch: AnswerWatch = UNWATCHED) -> OpenAnswer:
+        """Queue a request; `claim` decides over its turn, and `watch` is told what happens to it."""
         answer = OpenAnswer(request.request_id, on_cancel=self._cancel, on_credit=self._grant, watch=watch)
         self._answers[request.request_id] = answer
-        self.post(e.RequestArrived(request))
+        self.post(e.RequestArrived(request, claim))
         return answer
 
     def lasting(self) -> Lasting:

@@ -175,7 +175,12 @@ class FedService:
 
     def fleet(self) -> FleetView:
         return FleetView(
-            workers=tuple(self.workers), spares=(), requests_in_flight=1, requests_waiting=0, draining=self.draining
+            workers=tuple(self.workers),
+            spares=(),
+            requests_in_flight=1,
+            requests_waiting=0,
+            draining=self.draining,
+            concurrent_limit=8,
         )
 
     def status(self) -> ServiceStatus:

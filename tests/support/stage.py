@@ -23,6 +23,7 @@ from lmx_protocol.states import FinishReason, ModelFormat, ModelTask, WorkerPhas
 from lmx_protocol.version import PROTOCOL_VERSION
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
+from lmx_supervisor.core.claims import Claim
 from lmx_supervisor.core.exit_reason import ExitObservation
 from lmx_supervisor.core.fleet import Fleet
 from lmx_supervisor.core.ledger import is_terminal
@@ -171,10 +172,10 @@ class Stage:
         self.do(e.Said(incarnation, Hello(protocol=PROTOCOL_VERSION, incarnation=incarnation, pid=1, backend="llamacpp")))
         self.do(e.Said(incarnation, Imported(backend_version="1", seconds=0.1)))
 
-    def ask(self, request_id: str, model_id: str = "m", prompt: str | None = None) -> None:
+    def ask(self, request_id: str, model_id: str = "m", prompt: str | None = None, **claim: Any) -> None:
         """A client asks; by default no two requests are the same."""
         request = GenerateRequest(request_id=request_id, model_id=model_id, prompt=prompt or f"prompt of {request_id}")
-        self.do(e.RequestArrived(request))
+        self.do(e.RequestArrived(request, Claim(**claim)))
 
     def ask_for_count(self, request_id: str, model_id: str = "m") -> None:
         """A client asks how long a prompt is."""

@@ -42,7 +42,7 @@ class AdminStack:
 
     def _roles(self, fleet: FleetView) -> dict[str, dict[str, Any]]:
         config, aliases = self._service.config, aliases_of(self._service)
-        served = served_models(fleet, wait_seconds=config.models.queue_wait_seconds)
+        served = served_models(fleet, wait_seconds=config.models.semaphore_timeout_sec)
         loaded = {worker.model_id for worker in routable(fleet)}
         roles = {}
         for alias, preferences in aliases.items():

@@ -42,8 +42,9 @@ class AdminStatus:
                 "memory": _memory(status.memory, self._service),
                 "in_flight_requests": fleet.requests_in_flight,
                 "waiting_requests": fleet.requests_waiting,
-                # Requests are bounded by slots and queues per model; a limit over all of them does not exist yet.
-                "max_concurrent_requests": None,
+                "max_concurrent_requests": self._service.config.models.max_concurrent_requests,
+                "concurrent_limit": fleet.concurrent_limit,
+                "lanes": fleet.lanes,
                 "loop_lag_seconds": status.loop_lag_seconds,
                 "loop_lag_max_seconds": status.loop_lag_max_seconds,
             }

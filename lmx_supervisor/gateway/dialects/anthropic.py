@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 from lmx_protocol.messages import Cancelled, Failed, Finished
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import AnswerReader, OpenAnswers
-from lmx_supervisor.gateway.answering import AnswerResponse, origin_of, problem_of
+from lmx_supervisor.gateway.answering import AnswerResponse, problem_of
 from lmx_supervisor.gateway.body import read_json
 from lmx_supervisor.gateway.dialects.anthropic_messages import MessageTranslator
 from lmx_supervisor.gateway.dialects.anthropic_request import to_count_request, to_generate_request
@@ -17,6 +17,7 @@ from lmx_supervisor.gateway.dialects.anthropic_schema import messages_decoder
 from lmx_supervisor.gateway.disconnect import until_disconnect
 from lmx_supervisor.gateway.edge import note, request_id_of
 from lmx_supervisor.gateway.model_choice import ModelChoice
+from lmx_supervisor.gateway.origin import origin_of
 from lmx_supervisor.gateway.responses import json_response
 
 _PARAMS = {

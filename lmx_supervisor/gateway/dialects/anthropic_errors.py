@@ -25,6 +25,7 @@ _TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
     OVERLOADED_STATUS: "overloaded_error",
 }
 """By status; the others below 500 are `invalid_request_error`, those from there on `api_error`."""

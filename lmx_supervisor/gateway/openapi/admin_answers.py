@@ -8,7 +8,7 @@ from lmx_supervisor.core.downloads.orders import DownloadView, Status
 from lmx_supervisor.core.quantization.orders import FailureCode, QuantizeJob
 from lmx_supervisor.core.quantization.orders import Status as QuantizeStatus
 from lmx_supervisor.core.service import CompatibilityRow
-from lmx_supervisor.core.views import ReadinessView
+from lmx_supervisor.core.views import LaneView, ReadinessView
 from lmx_supervisor.gateway.openapi.inference_answers import Answer
 
 
@@ -243,6 +243,9 @@ class StatusOut(Answer, frozen=True, kw_only=True):
     memory: MemoryOut
     in_flight_requests: int
     waiting_requests: int
+    max_concurrent_requests: int
+    concurrent_limit: int
+    lanes: dict[str, LaneView]
 
 
 class HealthOut(Answer, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """GET /admin/metrics, and where requests say that they come from."""
 
 import httpx
+import msgspec
 import pytest
 
 from lmx_supervisor.core.service import Origin
@@ -31,4 +32,4 @@ async def test_a_request_says_who_asks(
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": stream}
     answer = await client.post("/v1/chat/completions", json=body, headers=headers)
     assert answer.status_code == 200
-    assert service.origins == [origin]
+    assert service.origins == [msgspec.structs.replace(origin, address="127.0.0.1")]

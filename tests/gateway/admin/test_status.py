@@ -12,11 +12,12 @@ async def test_status_has_the_contracts_fields(client: httpx.AsyncClient) -> Non
     """What the runbook's scripts read is there, with the units the names say."""
     status = (await client.get("/admin/status")).json()
 
-    assert (1, [MODEL], 1, None) == (
+    assert (1, [MODEL], 1, 64, 8) == (
         status["loaded_models"],
         status["models"],
         status["in_flight_requests"],
         status["max_concurrent_requests"],
+        status["concurrent_limit"],
     )
     promised = {"limit_gb", "reserved_gb", "free_gb", "load_shedding"}
     assert {"total_gb", "used_gb", "available_gb", "usage_percent", "threshold_percent"} | promised == set(status["memory"])

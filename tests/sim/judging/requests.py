@@ -45,6 +45,7 @@ class RequestsJudge:
         self._states: dict[str, WorkerState] = {}
         self._waiting_before: dict[str, int] = {}
         self._is_unload = False
+        self._now = 0.0
         self.asked: dict[str, Asked] = {}
         self.open: dict[str, Asked] = {}
 
@@ -65,6 +66,7 @@ class RequestsJudge:
     def after(self, event: e.Event, actions: list[a.Action], now: float) -> None:
         """Judge what the core did about it."""
         self._is_unload = isinstance(event, e.UnloadWanted)
+        self._now = now
         said = event if isinstance(event, e.Said) and isinstance(event.message, StepEvents) else None
         from_worker = {id(one): said.incarnation for one in said.message.events} if said is not None else {}
         for action in actions:
@@ -151,7 +153,10 @@ class RequestsJudge:
             allowed = waiting.get(model_id, 0) >= policy.queue_per_model or sum(waiting.values()) >= policy.queue_total
         elif event.code in (ErrorCode.MODEL_LOADING, ErrorCode.OVERLOADED):
             waited_seconds = self._clock.now - asked.at
-            allowed = asked.waiting_since_death and waited_seconds >= policy.queue_wait_seconds - EPSILON_SECONDS
+            left_seconds = policy.queue_wait_seconds - waited_seconds
+            # No worker will be there before the wait is over: it need not even begin.
+            in_vain = slot is not None and state is WorkerState.BACKOFF and slot.restart_at - self._now >= left_seconds
+            allowed = asked.waiting_since_death and (left_seconds <= EPSILON_SECONDS or in_vain)
         elif event.code is ErrorCode.STREAM_GAP:
             allowed = bool(asked.leases) and bool(self._workers[asked.leases[-1]].lies)
         else:
