@@ -2,7 +2,7 @@
 
 What is measured is neither how long answers are nor how long prompts are: the time from when a worker got a request until its
 first text, for every `LATENCY_PROMPT_TOKENS` tokens of the prompt that had to be computed. Waiting in line is not part of it.
-See docs/adr/0018.
+See docs/adr/0019.
 """
 
 import math
