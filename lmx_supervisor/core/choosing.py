@@ -1,12 +1,12 @@
 """Who is next: of those who may have a place now, the one with the best claim; and who goes when too many wait. Pure.
 
 On one model the first is, in this order: who had a place and lost it with its worker; who is in the more urgent lane, where
-every `LANE_AGEING_SECONDS` of waiting lift a request by a lane; who holds the fewest of the model's places; whose last turn on
-it, then on any model, is the longest ago; who came first. Where a limit is over all models, the first ones of the models are
+every `LANE_AGEING_SECONDS` that somebody waits in a lane lift it by one; who holds the fewest of the model's places; whose last
+turn on it, then on any model, is the longest ago; who came first. Where a limit is over all models, the first ones of them are
 compared alike, by the places they hold and the turns they had anywhere.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from lmx_protocol import limits
 from lmx_supervisor.core.claims import Lane
@@ -18,25 +18,19 @@ from lmx_supervisor.core.state import FleetState
 
 _RANKS = {lane: rank for rank, lane in enumerate(Lane)}
 
-Standing = tuple[bool, int, int, int, int, int]
+Standing = tuple[int, ...]
 """The smaller, the better the claim."""
-
-
-def rank(entry: Entry, now: float) -> int:
-    """The lane a request counts for, as a number; 0 is the most urgent one."""
-    aged = int((now - entry.arrived_at) / limits.LANE_AGEING_SECONDS)
-    return max(0, _RANKS[entry.claim.lane] - aged)
 
 
 def next_in_line(state: FleetState, places: Places, now: float) -> Entry | None:
     """The request that is to be leased now, or None."""
-
-    def standing(entry: Entry) -> Standing:
-        turn = state.turns.last_of(entry.claim.share, entry.turn_anywhere)
-        return _standing(entry, places.of_share(entry.claim.share), (turn, turn), now)
-
     firsts = (_first_of(state, slot, places, now) for slot in state.slots.values() if slot.waiting)
-    return min((entry for entry in firsts if entry is not None), key=standing, default=None)
+
+    def by_turn(entry: Entry) -> Standing:
+        share = entry.claim.share
+        return places.of_share(share), state.turns.last_of(share, entry.turn_anywhere)
+
+    return _best([entry for entry in firsts if entry is not None], by_turn, now)
 
 
 def _first_of(state: FleetState, slot: Slot, places: Places, now: float) -> Entry | None:
@@ -44,16 +38,33 @@ def _first_of(state: FleetState, slot: Slot, places: Places, now: float) -> Entr
     if slot.state not in SERVING or incarnation is None or not incarnation.takes_work:
         return None
 
-    def standing(entry: Entry) -> Standing:
+    def by_turn(entry: Entry) -> Standing:
         share = entry.claim.share
         turns = slot.turns.last_of(share, entry.turn), state.turns.last_of(share, entry.turn_anywhere)
-        return _standing(entry, places.of_share_on(share, slot.model_id), turns, now)
+        return places.of_share_on(share, slot.model_id), *turns
 
-    return min(_candidates(state, slot, places), key=standing, default=None)
+    return _best(list(_candidates(state, slot, places)), by_turn, now)
 
 
-def _standing(entry: Entry, held: int, turns: tuple[int, int], now: float) -> Standing:
-    return (not entry.replays, rank(entry, now), held, *turns, entry.arrival)
+def _best(candidates: list[Entry], by_turn: Callable[[Entry], Standing], now: float) -> Entry | None:
+    """The one with the best claim, or None where there is nobody.
+
+    A lane as a whole is lifted by who has waited in it for longest: lifted one by one, the old requests of a client that sent
+    many would go before the new one of a client that sent one.
+    """
+    since: dict[Lane, float] = {}
+    for entry in candidates:
+        since[entry.claim.lane] = min(entry.arrived_at, since.get(entry.claim.lane, entry.arrived_at))
+    ranks = {lane: _rank(lane, now - arrived_at) for lane, arrived_at in since.items()}
+
+    def standing(entry: Entry) -> Standing:
+        return not entry.replays, ranks[entry.claim.lane], *by_turn(entry), entry.arrival
+
+    return min(candidates, key=standing, default=None)
+
+
+def _rank(lane: Lane, waited_seconds: float) -> int:
+    return max(0, _RANKS[lane] - int(waited_seconds / limits.LANE_AGEING_SECONDS))
 
 
 def _candidates(state: FleetState, slot: Slot, places: Places) -> Iterator[Entry]:

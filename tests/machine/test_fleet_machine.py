@@ -4,33 +4,52 @@ The machine plays operators, clients, workers (good, dying and lying ones) and t
 shutdown in which every process dies, after which nothing may be left unanswered.
 """
 
+import dataclasses
 from collections import Counter
+from collections.abc import Collection
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from lmx_protocol.messages import Cancelled, StepEvents
+from lmx_protocol.messages import Begin, Cancelled, StepEvents
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
+from lmx_supervisor.core.choosing import next_in_line
+from lmx_supervisor.core.claims import Lane
 from lmx_supervisor.core.exit_reason import ExitObservation
 from lmx_supervisor.core.ledger import is_terminal
+from lmx_supervisor.core.places import Places, most_of_model
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.slot import SERVING, STARTING, Slot
 from tests.support.stage import Stage
 
 MODELS = ("a", "b", "c")
 models = st.sampled_from(MODELS)
+limit = st.integers(1, 3)
+claims = st.fixed_dictionaries(
+    {"client": st.sampled_from("abc"), "lane": st.sampled_from(Lane)},
+    optional={
+        "key": st.sampled_from("kl"),
+        "key_limit": st.just(2),
+        "time_limit_seconds": st.sampled_from([0.5, 30.0]),
+    },
+).map(lambda claim: claim if "key_limit" in claim else {name: claim[name] for name in claim if name != "key"})
 with_process = STARTING | SERVING | {WorkerState.DRAINING}
 
 
 class FleetMachine(RuleBasedStateMachine):
     """One supervisor's life."""
 
+    judged = 0
+    """How many actions were looked at for limits."""
+
     @initialize(spare=st.booleans())
     def begin(self, spare: bool) -> None:
-        self.stage = Stage(Policy(warm_spare=spare, queue_per_model=3, queue_total=4, drain_seconds=5.0))
+        policy = Policy(warm_spare=spare, queue_per_model=3, queue_total=4, drain_seconds=5.0, adaptive_latency_window=8)
+        self.stage = Stage(policy)
         self.asked: set[str] = set()
         self.orders: set[str] = set()
         self.seen = 0
@@ -54,11 +73,23 @@ class FleetMachine(RuleBasedStateMachine):
     def unload(self, model: str) -> None:
         self.orders.add(self.stage.unload(model))
 
-    @rule(model=models, prompt=st.sampled_from("xyz"))
-    def ask(self, model: str, prompt: str) -> None:
+    @rule(model=models, prompt=st.sampled_from("xyz"), claim=claims)
+    def ask(self, model: str, prompt: str, claim: dict[str, Any]) -> None:
         request_id = f"r{len(self.asked)}"
         self.asked.add(request_id)
-        self.stage.ask(request_id, model, prompt=prompt)
+        self.stage.ask(request_id, model, prompt=prompt, **claim)
+
+    @rule(altogether=st.integers(1, 8), of_model=st.none() | limit, of_client=st.none() | limit, adapts=st.booleans())
+    def change_limits(self, altogether: int, of_model: int | None, of_client: int | None, adapts: bool) -> None:
+        """The configuration is read again while requests run and wait; with the next tick it holds for those who wait too."""
+        self.stage.fleet.policy = dataclasses.replace(
+            self.stage.fleet.policy,
+            max_concurrent_requests=altogether,
+            per_model_concurrency_limits={} if of_model is None else {"a": of_model},
+            per_client_default_concurrency=of_client,
+            adaptive_concurrency_enabled=adapts,
+        )
+        self.stage.tick(0.25)
 
     @rule(model=models)
     def ask_for_count(self, model: str) -> None:
@@ -137,6 +168,42 @@ class FleetMachine(RuleBasedStateMachine):
         if hasattr(self, "stage"):
             self._note_ends()
 
+    @invariant()
+    def nobody_waits_who_could_run(self) -> None:
+        """Whatever happened: a request that no limit stops, on a model that serves, has its place."""
+        if hasattr(self, "stage"):
+            state = self.stage.fleet.state
+            assert next_in_line(state, Places(state.ledger.entries), self.stage.now) is None
+
+    @invariant()
+    def no_limit_is_passed(self) -> None:
+        """Whoever got a place left every limit kept: of all models, of the model, of the client, of the key."""
+        if not hasattr(self, "stage"):
+            return
+        state, policy = self.stage.fleet.state, self.stage.fleet.policy
+        new, self.judged = self.stage.actions[self.judged :], len(self.stage.actions)
+        began = {action.message.request.request_id for action in new if _is_begin(action)}
+        placed = [entry for entry in state.ledger.entries if entry.incarnation and entry.takes_a_place and not entry.internal]
+        for entry in placed:
+            if entry.request_id in began:
+                claim, slot = entry.claim, state.slots[entry.model_id]
+                assert len(placed) <= policy.max_concurrent_requests
+                assert sum(each.model_id == entry.model_id for each in placed) <= most_of_model(state, slot)
+                of_client = sum(each.claim.client == claim.client for each in placed)
+                assert of_client <= (policy.per_client_default_concurrency or of_client)
+                assert claim.key is None or sum(each.claim.key == claim.key for each in placed) <= claim.key_limit
+
+    @invariant()
+    def lines_are_short(self) -> None:
+        """What waits is bounded for every model and altogether, but for what its worker's death brought back."""
+        if hasattr(self, "stage"):
+            lines = [[entry for entry in slot.waiting.entries if not entry.replays] for slot in self._slots()]
+            assert max(map(len, lines), default=0) <= self.stage.fleet.policy.queue_per_model
+            assert sum(map(len, lines)) <= self.stage.fleet.policy.queue_total
+
+    def _slots(self) -> Collection[Slot]:
+        return self.stage.fleet.state.slots.values()
+
     def _note_ends(self) -> None:
         new, self.seen = self.stage.actions[self.seen :], len(self.stage.actions)
         for action in new:
@@ -210,6 +277,10 @@ class FleetMachine(RuleBasedStateMachine):
             return None
         leased = self.stage.fleet.state.ledger.of_incarnation(slot.incarnation)
         return next((entry for entry in leased if not entry.internal), None)
+
+
+def _is_begin(action: a.Action) -> bool:
+    return isinstance(action, a.Send) and isinstance(action.message, Begin)
 
 
 TestFleetMachine = FleetMachine.TestCase

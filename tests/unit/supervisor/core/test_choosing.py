@@ -127,6 +127,17 @@ def test_throughput_is_not_starved(single: Stage) -> None:
     assert 2 * limits.LANE_AGEING_SECONDS <= waited_seconds <= 2 * limits.LANE_AGEING_SECONDS + 2
 
 
+def test_old_requests_of_one_client_do_not_go_before_a_new_one_of_another(single: Stage) -> None:
+    """A lane is lifted as a whole: who waits in it for long gains nothing over who comes to it."""
+    for number in range(30):
+        single.ask(f"a{number}", client="a")
+    single.now += 3 * limits.LANE_AGEING_SECONDS
+    single.ask("b", client="b")
+    single.finish("a0", seq=0)
+
+    assert single.slot().running == {"b"}
+
+
 def test_among_models_the_limit_for_all_is_shared_by_clients() -> None:
     """With one place for two models, a client that floods both alternates with one that asks one of them."""
     stage = Stage(Policy(warm_spare=False, max_concurrent_requests=1))
