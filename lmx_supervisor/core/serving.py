@@ -29,7 +29,7 @@ from lmx_supervisor.core.ledger import Entry, is_terminal
 from lmx_supervisor.core.places import Places, ceiling_of_model, most_of_model
 from lmx_supervisor.core.poison import fingerprint, is_poison
 from lmx_supervisor.core.results import fits
-from lmx_supervisor.core.slot import COMING, Slot
+from lmx_supervisor.core.slot import COMING, SERVING, Slot
 from lmx_supervisor.core.state import FleetState
 from lmx_supervisor.core.why_not import lost_its_files, not_loaded_text, poison_text, quarantine_text
 
@@ -123,7 +123,7 @@ class Serving:
         """Lease whatever may run now, on every model: a place that one model's request gives up may be what another's lacks."""
         self._is_due = False
         state = self._state
-        if not any(slot.waiting for slot in state.slots.values()):
+        if not any(slot.waiting and slot.state in SERVING for slot in state.slots.values()):
             return
         places = Places(state.ledger.entries)
         while (entry := next_in_line(state, places, now)) is not None:

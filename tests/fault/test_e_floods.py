@@ -1,7 +1,6 @@
 """E. A thousand clients at once, and fewer descriptors than clients: F56."""
 
 import asyncio
-import contextlib
 import json
 import statistics
 import threading
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from lmx_protocol import limits
+from tests.support.exchange import connect, exchange
 from tests.support.live import LiveServer, wait_until
 from tests.support.wire import Wire, chat_request, request
 from tests.support.world import World
@@ -63,11 +63,6 @@ def established(server: LiveServer) -> int:
     return sum(connection.status == psutil.CONN_ESTABLISHED for connection in psutil.Process(server.pid).net_connections("tcp"))
 
 
-async def _connect(server: LiveServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    host, _, port = server.url.removeprefix("http://").partition(":")
-    return await asyncio.open_connection(host, int(port))
-
-
 class Crowd:
     """Clients that connect and say nothing: what each is told, and when all that are not let in have been told."""
 
@@ -89,7 +84,7 @@ class Crowd:
         return held
 
     async def _client(self) -> None:
-        reader, writer = await _connect(self._server)
+        reader, writer = await connect(self._server)
         told, leaving = asyncio.ensure_future(reader.readline()), asyncio.ensure_future(self._leave.wait())
         await asyncio.wait({told, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if told.done() and told.result():
@@ -117,19 +112,6 @@ def test_f56_a_thousand_connections(world: World) -> None:
     assert crowd.refusals == {503: CROWD - limits.HTTP_CONNECTIONS_MAX + 1}
 
 
-async def _answer(server: LiveServer, data: bytes) -> tuple[int, bool]:
-    """The status of one request on a connection of its own, and whether it says when to come back."""
-    reader, writer = await _connect(server)
-    try:
-        writer.write(data)
-        head = await reader.readuntil(b"\r\n\r\n")
-        return int(head.split()[1]), b"\r\nretry-after:" in head.lower()
-    finally:
-        writer.transport.abort()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
 @pytest.mark.fault("F56", "Of a thousand clients 512 are held and the rest told 503; /healthz stays quick.")
 def test_f56_a_thousand_requests(world: World) -> None:
     """A thousand requests at once: all slots and the whole queue are served, every other one is told when to come back."""
@@ -140,7 +122,7 @@ def test_f56_a_thousand_requests(world: World) -> None:
 
     async def crowd() -> list[tuple[int, bool]]:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            return await asyncio.gather(*(_answer(server, data) for data in requests))
+            return await asyncio.gather(*(exchange(server, data) for data in requests))
 
     with Prober(server) as prober:
         answers = asyncio.run(crowd())
