@@ -12,6 +12,7 @@ from lmx_supervisor.cli.client import Client
 from lmx_supervisor.cli.failures import ServerRefused
 from lmx_supervisor.cli.load_progress import load_model
 from lmx_supervisor.cli.terminal import write
+from lmx_supervisor.config.names import AUTO, PRESET_PREFIX
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -102,7 +103,7 @@ def loading_first(client: Client, model: str, request: Callable[[], Asked]) -> A
     try:
         return request()
     except ServerRefused as refused:
-        if refused.code != ErrorCode.MODEL_NOT_FOUND:
+        if refused.code != ErrorCode.MODEL_NOT_FOUND or _is_no_id(model):
             raise
         not_served = refused
     try:
@@ -111,6 +112,11 @@ def loading_first(client: Client, model: str, request: Callable[[], Asked]) -> A
         # Without the admin key nothing can be loaded, and that key is not what the user asked about.
         raise not_served if refused.code == "invalid_admin_key" else refused from None
     return request()
+
+
+def _is_no_id(model: str) -> bool:
+    """Whether a name cannot be loaded: the server's own words then say which models would do."""
+    return model == AUTO or model.startswith(PRESET_PREFIX)
 
 
 def conversation(system: str | None, turns: Sequence[Mapping[str, str]]) -> tuple[Mapping[str, str], ...]:

@@ -38,6 +38,15 @@ def test_run_streams_the_answer(lmx: Lmx, server: StandIn) -> None:
     assert "max_tokens" not in body
 
 
+@pytest.mark.parametrize("name", ["auto", "preset:coder"])
+def test_a_name_that_is_no_model_is_not_loaded(lmx: Lmx, server: StandIn, name: str) -> None:
+    """The server knows what would serve it, and says so."""
+    server.refuse(CHAT, 404, "model_not_found", "No model is loaded.")
+    result = lmx("run", name, "hi", "--url", server.url)
+    assert (result.status, result.err) == (1, "error: No model is loaded. (model_not_found)\n")
+    assert server.bodies("/admin/models/load") == []
+
+
 def test_run_json_is_one_document(lmx: Lmx, server: StandIn) -> None:
     """Text, reason and figures together, and nothing else on stdout."""
     server.answer(CHAT, iter(whole_answer("Par", "is.")))
