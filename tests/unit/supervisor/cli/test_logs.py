@@ -87,7 +87,7 @@ def test_the_shell_completes_commands_and_models(lmx: Lmx, server: StandIn, monk
     server.answer("/admin/workers", fleet_document(worker("org/tiny"), worker("other")))
     server.answer("/admin/models/available", [{"repo_id": "org/on-disk", "local_path": "/x", "size_bytes": 1}])
 
-    assert ["quarantine"] == complete(lmx, monkeypatch, "lmx qu")
+    assert ["quantize", "quarantine"] == complete(lmx, monkeypatch, "lmx qu")
     assert ["org/tiny"] == complete(lmx, monkeypatch, "lmx unload org/")
     assert ["org/tiny"] == complete(lmx, monkeypatch, "lmx logs o" + "rg")
     assert ["org/on-disk", "org/tiny"] == complete(lmx, monkeypatch, "lmx load org")
