@@ -7,7 +7,6 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
-from lmx_protocol.states import WorkerState
 from lmx_supervisor.catalog.disk_calls import DiskCalls
 from lmx_supervisor.catalog.staging_area import discard
 from lmx_supervisor.config.schema import Config
@@ -25,16 +23,13 @@ from lmx_supervisor.core.downloads import events as e
 from lmx_supervisor.core.downloads.machine import DownloadPolicy, Downloads
 from lmx_supervisor.core.downloads.orders import DownloadOrder, DownloadView
 from lmx_supervisor.core.downloads.state import Download
-from lmx_supervisor.core.exit_reason import ExitObservation, classify
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import LoadOrder
-from lmx_supervisor.runtime.boot_sweep import machine_boot_id, start_time_of
+from lmx_supervisor.runtime.boot_sweep import machine_boot_id
 from lmx_supervisor.runtime.downloads_file import FILE_NAME, DownloadsFile, saved_download
-from lmx_supervisor.runtime.job_evidence import job_autopsy
-from lmx_supervisor.runtime.job_process import JobProcess
+from lmx_supervisor.runtime.job_loop import JobLoop, JobProcesses
 from lmx_supervisor.runtime.job_specs import JobSpecs
 from lmx_supervisor.runtime.run_dir import RunDir, RunDirError
-from lmx_supervisor.runtime.state_file import SavedWorker
 from lmx_supervisor.runtime.write_behind import WriteBehind
 
 
@@ -55,22 +50,18 @@ class Downloader:
     ) -> None:
         """`config`: the one in force. `tell`, `autopsy`: take what operators are told, and the deaths of jobs."""
         self._models_directory = models_directory
-        self._run_dir = run_dir
         self._specs = specs
         self._config = config
         self._tell = tell
-        self._autopsy = autopsy
         self._downloads = Downloads(DownloadPolicy(), known)
-        self._jobs: dict[str, JobProcess] = {}
-        self._saved_jobs: dict[int, SavedWorker] = {}
-        self._last_seen: dict[str, ExitObservation] = {}
-        self._started_at: dict[str, float] = {}
+        self._processes = JobProcesses("download", run_dir)
         self._answers: dict[str, str | Refusal] = {}
         self._numbers = itertools.count(1)
         self._over: dict[str, asyncio.Event] = {}
-        self._inbox: deque[e.DownloadEvent] = deque()
-        self._handling = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._loop: JobLoop[e.DownloadEvent] = JobLoop(
+            self._handle, e.TimePassed, next_deadline=self._downloads.next_deadline, after=self._after
+        )
+        self._post = self._loop.post
         self._disk = DiskCalls(at_once=1, seconds=limits.DELETE_SECONDS)
         self._discards: set[asyncio.Task[None]] = set()
         self._file = WriteBehind(home / FILE_NAME, self._compose, self._complain)
@@ -82,8 +73,8 @@ class Downloader:
             a.Accepted: lambda action: self._answers.update({action.order_id: action.download_id}),
             a.Declined: lambda action: self._answers.update({action.order_id: Refusal(action.code, action.message)}),
             a.StartJob: self._start,
-            a.KillJob: lambda action: self._jobs[action.download_id].kill(),
-            a.KeepEvidence: self._keep_evidence,
+            a.KillJob: lambda action: self._processes.end(action.download_id, by_force=True),
+            a.KeepEvidence: lambda action: autopsy(self._processes.autopsy(action.download_id, action.repo_id)),
             a.DiscardParts: self._discard,
             a.LoadArrived: lambda action: self.on_arrival(action.order),
             a.Publish: lambda action: self.on_progress(action.tell),
@@ -148,30 +139,18 @@ class Downloader:
     async def close(self) -> None:
         """End every download. Returns when no process of ours is left."""
         self._post(e.StopWanted())
-        for download_id in list(self._jobs):
+        for download_id in self._processes.ids():
             await self._over.setdefault(download_id, asyncio.Event()).wait()
         await asyncio.gather(*self._discards)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._loop.close()
         await self._file.close()
 
     # --- the loop -----------------------------------------------------------------------------------------------------------
 
-    def _post(self, event: e.DownloadEvent) -> None:
-        """Handle an event now, or right after the one being handled."""
-        self._inbox.append(event)
-        if self._handling:
-            return
-        self._handling = True
-        try:
-            while self._inbox:
-                self._downloads.policy = _policy(self._config())
-                now = e.Moment(time.monotonic(), time.time())
-                for action in self._downloads.handle(self._inbox.popleft(), now):
-                    self._performers[type(action)](action)
-        finally:
-            self._handling = False
-        self._after()
+    def _handle(self, event: e.DownloadEvent) -> None:
+        self._downloads.policy = _policy(self._config())
+        for action in self._downloads.handle(event, e.Moment(time.monotonic(), time.time())):
+            self._performers[type(action)](action)
 
     def _after(self) -> None:
         for download_id, event in list(self._over.items()):
@@ -180,51 +159,21 @@ class Downloader:
                 event.set()
                 del self._over[download_id]
         self._file.changed()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        deadline = self._downloads.next_deadline()
-        if deadline != float("inf"):
-            self._timer = asyncio.get_running_loop().call_at(deadline, self._wake, deadline)
-
-    def _wake(self, deadline: float) -> None:
-        late_seconds = time.monotonic() - deadline
-        # The process was stopped or the machine slept: what a job said meanwhile is still to be read.
-        self._post(e.TimePassed(late_seconds if late_seconds >= limits.CLOCK_GAP_SECONDS else 0.0))
 
     # --- performing actions -------------------------------------------------------------------------------------------------
 
     def _start(self, action: a.StartJob) -> None:
         download_id = action.download_id
-        name = f"{download_id}-{next(self._numbers)}"
         try:
-            job = JobProcess(
-                self._specs.fetch(name, action.order),
-                self._run_dir,
+            self._processes.start(
+                download_id,
+                self._specs.fetch(f"{download_id}-{next(self._numbers)}", action.order),
                 on_message=lambda message: self._post(e.JobSaid(download_id, message)),
                 on_violation=lambda detail: self._post(e.JobMisbehaved(download_id, detail)),
-                on_exit=lambda observation: self._exited(download_id, observation),
+                on_exit=lambda _, text: self._post(e.JobExited(download_id, text)),
             )
         except (OSError, RunDirError, ProtocolViolation) as error:
             self._post(e.NotStarted(download_id, f"it could not be started: {error}"))
-            return
-        self._jobs[download_id] = job
-        self._started_at[download_id] = time.monotonic()
-        start_time = start_time_of(job.pid)
-        if start_time is not None:
-            self._saved_jobs[job.pid] = SavedWorker(pid=job.pid, start_time=start_time, incarnation=name)
-
-    def _exited(self, download_id: str, observation: ExitObservation) -> None:
-        self._saved_jobs.pop(self._jobs.pop(download_id).pid, None)
-        self._last_seen[download_id] = observation
-        verdict = classify(observation, state=WorkerState.BUSY, cause=None)
-        self._post(e.JobExited(download_id, verdict.text))
-        self._last_seen.pop(download_id, None)
-
-    def _keep_evidence(self, action: a.KeepEvidence) -> None:
-        uptime_seconds = time.monotonic() - self._started_at[action.download_id]
-        seen = self._last_seen[action.download_id]
-        self._autopsy(job_autopsy("download", action.repo_id, seen, uptime_seconds))
 
     def _discard(self, action: a.DiscardParts) -> None:
         async def remove() -> None:
@@ -243,7 +192,7 @@ class Downloader:
         document = DownloadsFile(
             boot_id=machine_boot_id(),
             downloads=tuple(saved_download(download) for download in self._downloads.records()),
-            jobs=tuple(self._saved_jobs.values()),
+            jobs=self._processes.saved(),
         )
         # Without any download ever there is nothing to write down.
         known = written if written is not None else DownloadsFile(boot_id=document.boot_id)

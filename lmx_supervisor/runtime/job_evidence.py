@@ -7,12 +7,12 @@ from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.actions import Autopsy
 from lmx_supervisor.core.exit_reason import ExitObservation, classify
 
+JobKind = Literal["download", "probe", "quantize"]
+
 _ID_BYTES = 4
 
 
-def job_autopsy(
-    kind: Literal["download", "probe", "quantize"], model_id: str, seen: ExitObservation, uptime_seconds: float
-) -> Autopsy:
+def job_autopsy(kind: JobKind, model_id: str, seen: ExitObservation, uptime_seconds: float) -> Autopsy:
     """The autopsy of a job. Its id has the form that the archive knows: bundles of other names are neither shown nor pruned."""
     return Autopsy(
         crash_id=f"{kind}{secrets.token_hex(_ID_BYTES)}-1",

@@ -5,7 +5,6 @@ Everything runs on one loop. Compare `downloader`, whose jobs go on where they w
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -15,24 +14,20 @@ import msgspec
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode, ProtocolViolation
-from lmx_protocol.states import WorkerState
 from lmx_supervisor.catalog.disk_calls import DiskCalls
 from lmx_supervisor.catalog.quantized import discard_staging, promote
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.actions import Autopsy, Tell
-from lmx_supervisor.core.exit_reason import ExitObservation, classify
 from lmx_supervisor.core.quantization import events as e
 from lmx_supervisor.core.quantization.job import Job, Task
 from lmx_supervisor.core.quantization.machine import QuantizeJobs, QuantizePolicy
 from lmx_supervisor.core.quantization.orders import QuantizeJob
 from lmx_supervisor.core.refusal import Refusal
-from lmx_supervisor.runtime.boot_sweep import machine_boot_id, start_time_of
-from lmx_supervisor.runtime.job_evidence import job_autopsy
-from lmx_supervisor.runtime.job_process import JobProcess
+from lmx_supervisor.runtime.boot_sweep import machine_boot_id
+from lmx_supervisor.runtime.job_loop import JobLoop, JobProcesses
 from lmx_supervisor.runtime.job_specs import JobSpecs
 from lmx_supervisor.runtime.quantize_file import FILE_NAME, QuantizeFile, saved_job
 from lmx_supervisor.runtime.run_dir import RunDir, RunDirError
-from lmx_supervisor.runtime.state_file import SavedWorker
 from lmx_supervisor.runtime.write_behind import WriteBehind
 
 
@@ -52,21 +47,17 @@ class Quantizer:
         known: list[Job],
     ) -> None:
         """`config`: the one in force. `tell`, `autopsy`: take what operators are told, and the deaths of jobs."""
-        self._run_dir = run_dir
         self._specs = specs
         self._config = config
         self._is_shedding = is_shedding
         self._tell = tell
-        self._autopsy = autopsy
         self._jobs = QuantizeJobs(QuantizePolicy(), known)
-        self._processes: dict[str, JobProcess] = {}
-        self._saved_processes: dict[int, SavedWorker] = {}
-        self._last_seen: dict[str, ExitObservation] = {}
-        self._started_at: dict[str, float] = {}
+        self._processes = JobProcesses("quantize", run_dir)
         self._declined: dict[str, Refusal] = {}
-        self._inbox: deque[e.QuantizeEvent] = deque()
-        self._handling = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._loop: JobLoop[e.QuantizeEvent] = JobLoop(
+            self._handle, e.TimePassed, next_deadline=self._jobs.next_deadline, after=self._after
+        )
+        self._post = self._loop.post
         self._disk = DiskCalls(at_once=1, seconds=limits.DELETE_SECONDS)
         self._disk_work: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -77,8 +68,8 @@ class Quantizer:
             e.Accepted: lambda _: None,
             e.Declined: self._decline,
             e.StartJob: self._start,
-            e.EndJob: self._end,
-            e.KeepEvidence: self._keep_evidence,
+            e.EndJob: lambda action: self._processes.end(action.job_id, by_force=action.by_force),
+            e.KeepEvidence: lambda action: autopsy(self._processes.autopsy(action.job_id, action.model_id)),
             e.Promote: lambda action: self._work(self._promote(action)),
             e.Discard: lambda action: self._work(self._discard(action)),
             e.Publish: lambda action: self.on_progress(action.tell),
@@ -112,7 +103,8 @@ class Quantizer:
         if refusal is not None:
             raise refusal
         accepted = self.view(job_id)
-        self._post_soon(e.TimePassed())
+        # Its turn may be now, but not before it was answered.
+        asyncio.get_running_loop().call_soon(self._post, e.TimePassed())
         return accepted
 
     def cancel(self, job_id: str) -> QuantizeJob:
@@ -125,48 +117,22 @@ class Quantizer:
         """End every job. Returns when no process of ours is left, nor anything of an unfinished copy."""
         self._post(e.StopWanted())
         await self._idle.wait()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._loop.close()
         await self._file.close()
 
     # --- the loop -----------------------------------------------------------------------------------------------------------
 
-    def _post_soon(self, event: e.QuantizeEvent) -> None:
-        asyncio.get_running_loop().call_soon(self._post, event)
-
-    def _post(self, event: e.QuantizeEvent) -> None:
-        """Handle an event now, or right after the one being handled."""
-        self._inbox.append(event)
-        if self._handling:
-            return
-        self._handling = True
-        try:
-            while self._inbox:
-                self._jobs.policy = QuantizePolicy(total_seconds=self._config().quantize.timeout_sec)
-                now = e.Moment(time.monotonic(), time.time(), self._is_shedding())
-                for action in self._jobs.handle(self._inbox.popleft(), now):
-                    self._performers[type(action)](action)
-        finally:
-            self._handling = False
-        self._after()
+    def _handle(self, event: e.QuantizeEvent) -> None:
+        self._jobs.policy = QuantizePolicy(total_seconds=self._config().quantize.timeout_sec)
+        for action in self._jobs.handle(event, e.Moment(time.monotonic(), time.time(), self._is_shedding())):
+            self._performers[type(action)](action)
 
     def _after(self) -> None:
         self._file.changed()
         self._note_idleness()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        deadline = self._jobs.next_deadline()
-        if deadline != float("inf"):
-            self._timer = asyncio.get_running_loop().call_at(deadline, self._wake, deadline)
 
     def _note_idleness(self) -> None:
         (self._idle.clear if self._jobs.active() or self._disk_work else self._idle.set)()
-
-    def _wake(self, deadline: float) -> None:
-        late_seconds = time.monotonic() - deadline
-        # The process was stopped or the machine slept: what a job said meanwhile is still to be read.
-        self._post(e.TimePassed(late_seconds if late_seconds >= limits.CLOCK_GAP_SECONDS else 0.0))
 
     # --- performing actions -------------------------------------------------------------------------------------------------
 
@@ -175,42 +141,20 @@ class Quantizer:
 
     def _start(self, action: e.StartJob) -> None:
         job_id = action.job_id
-        name = f"quantize-{job_id}"
         try:
-            process = JobProcess(
-                self._specs.quantize(name, action.task),
-                self._run_dir,
+            pid = self._processes.start(
+                job_id,
+                self._specs.quantize(f"quantize-{job_id}", action.task),
                 on_message=lambda message: self._post(e.JobSaid(job_id, message)),
                 on_violation=lambda detail: self._post(e.JobMisbehaved(job_id, detail)),
-                on_exit=lambda observation: self._exited(job_id, observation),
+                on_exit=lambda seen, text: self._post(
+                    e.JobExited(job_id, seen.code, seen.signal_number, f"Its process died: {text}.")
+                ),
             )
         except (OSError, RunDirError, ProtocolViolation) as error:
             self._post(e.NotStarted(job_id, f"Its process could not be started: {error}."))
-            return
-        self._processes[job_id] = process
-        self._started_at[job_id] = time.monotonic()
-        start_time = start_time_of(process.pid)
-        if start_time is not None:
-            self._saved_processes[process.pid] = SavedWorker(pid=process.pid, start_time=start_time, incarnation=name)
-        self._post(e.Started(job_id, process.pid))
-
-    def _end(self, action: e.EndJob) -> None:
-        # It may have ended, with its exit still to be handled.
-        process = self._processes.get(action.job_id)
-        if process is not None:
-            process.kill() if action.by_force else process.terminate()
-
-    def _exited(self, job_id: str, observation: ExitObservation) -> None:
-        self._saved_processes.pop(self._processes.pop(job_id).pid, None)
-        self._last_seen[job_id] = observation
-        text = classify(observation, state=WorkerState.BUSY, cause=None).text
-        self._post(e.JobExited(job_id, observation.code, observation.signal_number, f"Its process died: {text}."))
-        self._last_seen.pop(job_id, None)
-
-    def _keep_evidence(self, action: e.KeepEvidence) -> None:
-        seen = self._last_seen[action.job_id]
-        uptime_seconds = time.monotonic() - self._started_at[action.job_id]
-        self._autopsy(job_autopsy("quantize", action.model_id, seen, uptime_seconds))
+        else:
+            self._post(e.Started(job_id, pid))
 
     def _work(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -249,7 +193,7 @@ class Quantizer:
             saved_at=time.time(),
             boot_id=machine_boot_id(),
             jobs=tuple(saved_job(job) for job in self._jobs.records()),
-            processes=tuple(self._saved_processes.values()),
+            processes=self._processes.saved(),
         )
         # Without any job ever there is nothing to write down.
         known = written if written is not None else QuantizeFile(boot_id=document.boot_id)
