@@ -7,6 +7,7 @@ import ast
 import difflib
 import inspect
 import math
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
@@ -20,15 +21,31 @@ from msgspec.inspect import (
     LiteralType,
     NoneType,
     StrType,
+    StructType,
     Type,
     UnionType,
     VarTupleType,
 )
 
 from lmx_supervisor.config import schema
-from lmx_supervisor.config.schema import Config, Secret
+from lmx_supervisor.config.schema import (
+    DIGEST_PATTERN,
+    KEY_PATTERN,
+    NAME_PATTERN,
+    Config,
+    Secret,
+    SecretDigest,
+    Section,
+)
 
 _SIMILAR_ENOUGH_RATIO = 0.6
+_SECRET_TYPES = (Secret, SecretDigest)
+_TEXTS_IN_WORDS: dict[str | None, str] = {
+    None: "a text",
+    KEY_PATTERN: "a text of printable ASCII characters without spaces",
+    DIGEST_PATTERN: "64 hexadecimal digits in small letters",
+    NAME_PATTERN: "a name of letters, digits, dots, dashes and underscores",
+}
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +53,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     section: str
     name: str
+    """Within its section; dotted where the section has a section of its own: `rate_limit.enabled`."""
     annotation: Any
     """The Python type of the value, with its bounds."""
     default: Any
@@ -43,6 +61,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     expected: str
     """What a value must be, in words, for error messages and comments."""
     secret: bool
+    """The value is, or holds, something that must not be shown."""
 
     @property
     def dotted(self) -> str:
@@ -57,29 +76,51 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 def variable_of(dotted: str) -> str:
     """The variable that says what this key says."""
-    section, _, name = dotted.partition(".")
-    return f"LMX_{section}__{name}".upper()
+    return f"LMX_{dotted.replace('.', '__')}".upper()
 
 
 @cache
 def all_keys() -> dict[str, Key]:
     """Every key by its dotted name, in the order of the schema."""
     comments = _comments()
-    keys: dict[str, Key] = {}
-    for section in msgspec.structs.fields(Config):
-        for field in msgspec.structs.fields(section.type):
-            default = field.default if field.default is not NODEFAULT else field.default_factory()
-            key = Key(
-                section=section.name,
-                name=field.name,
-                annotation=field.type,
-                default=default,
-                comment=comments.get((section.type.__name__, field.name), ""),
-                expected=in_words(msgspec.inspect.type_info(field.type)),
-                secret=Secret in get_args(field.type),
-            )
-            keys[key.dotted] = key
-    return keys
+    return {key.dotted: key for section in msgspec.structs.fields(Config) for key in _keys_of(section, comments)}
+
+
+def _keys_of(section: msgspec.structs.FieldInfo, comments: dict[tuple[str, str], str]) -> Iterator[Key]:
+    for name, field, comment in _fields_of(section.type, "", comments):
+        yield Key(
+            section=section.name,
+            name=name,
+            annotation=field.type,
+            default=field.default if field.default is not NODEFAULT else field.default_factory(),
+            comment=comment,
+            expected=in_words(msgspec.inspect.type_info(field.type)),
+            secret=holds_secret(field.type),
+        )
+
+
+def _fields_of(
+    kind: type[Section], prefix: str, comments: dict[tuple[str, str], str]
+) -> Iterator[tuple[str, msgspec.structs.FieldInfo, str]]:
+    for field in msgspec.structs.fields(kind):
+        if is_section(field.type):
+            yield from _fields_of(field.type, f"{prefix}{field.name}.", comments)
+        else:
+            yield f"{prefix}{field.name}", field, comments.get((kind.__name__, field.name), "")
+
+
+def is_section(annotation: Any) -> bool:
+    """Whether a field is a section, whose fields are keys, and no key itself."""
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def holds_secret(annotation: Any) -> bool:
+    """Whether values of this type are secret, or have a part that is."""
+    if annotation in _SECRET_TYPES:
+        return True
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        return any(holds_secret(field.type) for field in msgspec.structs.fields(annotation))
+    return any(holds_secret(part) for part in get_args(annotation))
 
 
 @cache
@@ -120,12 +161,12 @@ def in_words(kind: Type) -> str:
             return "a whole number" + _range_in_words(kind)
         case FloatType():
             return "a number" + _range_in_words(kind)
-        case StrType(pattern=None):
-            return "a text"
-        case StrType():
-            return "a text of printable ASCII characters without spaces"
+        case StrType(pattern=pattern):
+            return _TEXTS_IN_WORDS[pattern]
         case VarTupleType(item_type=item):
             return f"a list, each entry {in_words(item)}"
+        case StructType(fields=fields):
+            return "a map with " + ", ".join(field.name for field in fields)
         case DictType(value_type=value):
             return f"a map, each value {in_words(value)}"
         case _:

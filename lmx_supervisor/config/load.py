@@ -6,20 +6,24 @@ stops the start: a value that is silently ignored is found out in production.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from lmx_supervisor.config.checking import checked, key_of, name_at
 from lmx_supervisor.config.error import ConfigError
-from lmx_supervisor.config.keys import Key, all_keys, literal_spelling, variable_of
+from lmx_supervisor.config.keys import all_keys, is_section
+from lmx_supervisor.config.named_keys import with_keys_of_files
 from lmx_supervisor.config.predecessor import translated
 from lmx_supervisor.config.rules import broken_rules
-from lmx_supervisor.config.schema import Config
+from lmx_supervisor.config.schema import Config, Section
 from lmx_supervisor.config.sources import COMMAND_LINE, ENVIRONMENT, find_file, read_environment, read_file, read_flags
 
-_SHOWN_VALUE_CHARACTERS_MAX = 80
+_NAMED_KEYS = "security.inference_keys"
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 class Origin(StrEnum):
@@ -76,18 +80,20 @@ def load_config(*, file: Path | None, flags: Mapping[str, Any], environ: Mapping
     origins = dict.fromkeys(values, Origin.DEFAULT)
     remarks: list[str] = []
     for origin, (source, layer) in layers.items():
-        given = translated(layer, source, partial(_name_at, source))
+        given = translated(layer, source, partial(name_at, source))
         remarks += given.remarks
         for dotted, raw in given.values.items():
             # Checked even where a later layer overrides it: a broken value must not wait for the day the override goes.
-            values[dotted] = _checked(all_keys()[dotted], raw, source, given.written_as.get(dotted, dotted))
+            values[dotted] = checked(all_keys()[dotted], raw, source, given.written_as.get(dotted, dotted))
             origins[dotted] = origin
+        if _NAMED_KEYS in layer:
+            values[_NAMED_KEYS] = with_keys_of_files(values[_NAMED_KEYS], source, _NAMED_KEYS)
     config = config_of(values)
     for broken in broken_rules(config):
         # A default cannot be to blame: the one that clashes with it was written somewhere.
-        involved = [origins[_dotted(key)] for key in (broken.key, broken.clashes_with)]
+        involved = [origins[key_of(key)] for key in (broken.key, broken.clashes_with)]
         source = next(layers[origin][0] for origin in involved if origin is not Origin.DEFAULT)
-        raise ConfigError(source, _name_at(source, broken.key), broken.reason)
+        raise ConfigError(source, name_at(source, broken.key), broken.reason)
     variables = {name: value for name, value in environ.items() if name.startswith("LMX_")}
     start = ConfigSource(named_file=file, flags=dict(flags), variables=variables, home=home)
     return LoadedConfig(config=config, file=path, origins=origins, source=start, remarks=tuple(remarks))
@@ -103,40 +109,22 @@ def read_again(loaded: LoadedConfig) -> LoadedConfig:
     return load_config(file=loaded.file or source.named_file, flags=source.flags, environ=source.variables, home=source.home)
 
 
-def _checked(key: Key, raw: Any, source: str, written_as: str) -> Any:
-    try:
-        return msgspec.convert(literal_spelling(key.annotation, raw), key.annotation)
-    except (msgspec.ValidationError, RecursionError) as error:
-        got = "" if key.secret else f", got {_shown(raw)}"
-        raise ConfigError(source, _name_at(source, written_as), f"expected {key.expected}{got}") from error
-
-
-def _dotted(key: str) -> str:
-    """The configuration key of an entry within it: `models.paths` of `models.paths.some/model`."""
-    return ".".join(key.split(".")[:2])
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_VALUE_CHARACTERS_MAX else text[:_SHOWN_VALUE_CHARACTERS_MAX] + "…"
-
-
-def _name_at(source: str, dotted: str) -> str:
-    """A key as the operator has to write it in that place."""
-    return variable_of(_dotted(dotted)) if source == ENVIRONMENT else dotted
-
-
 def values_of(config: Config) -> dict[str, Any]:
     """Dotted key → value in force, for every key there is."""
-    return {dotted: getattr(getattr(config, key.section), key.name) for dotted, key in all_keys().items()}
+    return {dotted: reduce(getattr, dotted.split("."), config) for dotted in all_keys()}
 
 
 def config_of(values: Mapping[str, Any]) -> Config:
     """The reverse of `values_of`. The values are not checked."""
-    sections = {
-        section.name: section.type(
-            **{field.name: values[f"{section.name}.{field.name}"] for field in msgspec.structs.fields(section.type)}
-        )
-        for section in msgspec.structs.fields(Config)
-    }
-    return Config(**sections)
+    return _section_of(Config, "", values)
+
+
+def _section_of(kind: type[SectionType], prefix: str, values: Mapping[str, Any]) -> SectionType:
+    return kind(
+        **{
+            field.name: _section_of(field.type, f"{prefix}{field.name}.", values)
+            if is_section(field.type)
+            else values[f"{prefix}{field.name}"]
+            for field in msgspec.structs.fields(kind)
+        }
+    )

@@ -22,7 +22,7 @@ class Renamed(msgspec.Struct, frozen=True):
 class Always(msgspec.Struct, frozen=True):
     """What LMX does anyhow: this value is fine, another cannot be had."""
 
-    value: bool | int | None
+    value: bool | int | str | None
     why: str
 
 
@@ -33,6 +33,13 @@ class Idle(msgspec.Struct, frozen=True):
 
 
 OldKey = Renamed | Always | Idle
+
+_NO_MTLS = "LMX asks for no client certificates; a reverse proxy can"
+_NO_HOOKS = "LMX asks no policy hooks"
+_HOOK_KEYS = (
+    "mode", "admin_sensitive_enabled", "skills_sensitive_enabled", "agents_sensitive_enabled", "require_account",
+    "require_device", "required_capabilities", "account_id_header", "device_id_header", "capabilities_header",
+)  # fmt: skip
 
 OLD_KEYS: Mapping[str, OldKey] = {
     "server.workers": Always(1, "one process serves all clients, and every model has a process of its own"),
@@ -47,6 +54,11 @@ OLD_KEYS: Mapping[str, OldKey] = {
     # No predecessor's, but an early name of ours.
     "models.queue_wait_seconds": Renamed("models.semaphore_timeout_sec"),
     "models.embedding_model": Always(None, "a request names its model; models.auto_load loads one at start"),
+    "security.mtls_mode": Always("off", _NO_MTLS),
+    "security.mtls_client_subject_header": Idle(_NO_MTLS),
+    "security.mtls_allowed_subjects": Idle(_NO_MTLS),
+    "security.endpoint_policy_hooks.enabled": Always(False, _NO_HOOKS),
+    **{f"security.endpoint_policy_hooks.{name}": Idle(_NO_HOOKS) for name in _HOOK_KEYS},
 }  # fmt: skip
 
 LATER_SECTIONS: Mapping[str, str] = {
@@ -96,6 +108,8 @@ def translated(layer: Mapping[str, Any], source: str, written: Callable[[str], s
                 written_as[to] = key
                 remarks.append(f"{source}: {name} is called {written(to)} now, and was read as that")
             case Always(value=always, why=why):
+                # YAML reads `off` as false.
+                value = "off" if always == "off" and value is False else value
                 if value != always or isinstance(value, bool) != isinstance(always, bool):
                     raise ConfigError(source, name, f"only {_spelled(always)} is possible: {why}; remove the key")
                 remarks.append(f"{source}: {name} is not needed: {why}")
@@ -106,5 +120,5 @@ def translated(layer: Mapping[str, Any], source: str, written: Callable[[str], s
     return Translated(values, written_as, tuple(remarks))
 
 
-def _spelled(value: bool | int | None) -> str:
+def _spelled(value: bool | int | str | None) -> str:
     return msgspec.json.encode(value).decode()

@@ -88,8 +88,22 @@ LIVE_KEYS = frozenset(
         "logging.level",
         "security.admin_key",
         "security.inference_api_key",
+        "security.inference_keys",
         "security.downloads_enabled",
         "security.profile",
+        "security.cors_allowed_origins",
+        "security.honor_x_forwarded_for",
+        "security.trusted_proxies",
+        "security.rate_limit.enabled",
+        "security.rate_limit.default_limit",
+        "security.rate_limit.chat_completions_limit",
+        "security.rate_limit.embeddings_limit",
+        "security.supabase_jwt_enabled",
+        "security.supabase_jwt_require",
+        "security.supabase_jwt_issuer",
+        "security.supabase_jwt_audience",
+        "security.supabase_jwt_jwks_url",
+        "security.supabase_jwt_claim_user_id",
     }
 )
 

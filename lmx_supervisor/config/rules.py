@@ -2,26 +2,23 @@
 
 from pathlib import PurePath
 
-import msgspec
-
 from lmx_protocol import limits
+from lmx_supervisor.config.broken_rule import BrokenRule
 from lmx_supervisor.config.names import why_no_alias
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.config.security_rules import broken_security_rules
 from lmx_supervisor.config.time_zones import time_zone
-
-
-class BrokenRule(msgspec.Struct, frozen=True):
-    """The key to change, the other key it clashes with (or the same one), and why."""
-
-    key: str
-    clashes_with: str
-    reason: str
 
 
 def broken_rules(config: Config) -> list[BrokenRule]:
     """Every rule this configuration breaks; empty when it can be used."""
-    orders, paths = _broken_orders(config), _broken_paths(config)
-    return [*orders, *paths, *_broken_aliases(config), *_unknown_time_zone(config), *_missing_keys(config)]
+    return [
+        *_broken_orders(config),
+        *_broken_paths(config),
+        *_broken_aliases(config),
+        *_unknown_time_zone(config),
+        *broken_security_rules(config.security),
+    ]
 
 
 def _broken_orders(config: Config) -> list[BrokenRule]:
@@ -93,13 +90,3 @@ def _unknown_time_zone(config: Config) -> list[BrokenRule]:
     except ValueError as error:
         return [BrokenRule(key, key, str(error))]
     return []
-
-
-def _missing_keys(config: Config) -> list[BrokenRule]:
-    if config.security.profile != "cloud":
-        return []
-    return [
-        BrokenRule(f"security.{name}", "security.profile", "must be set, because security.profile is cloud")
-        for name in ("admin_key", "inference_api_key")
-        if getattr(config.security, name) is None
-    ]

@@ -24,7 +24,13 @@ Alias = Annotated[str, Meta(min_length=1, max_length=limits.ALIAS_CHARACTERS_MAX
 AliasModels = Annotated[tuple[Text, ...], Meta(max_length=limits.ALIAS_MODELS_MAX)]
 Aliases = Annotated[dict[Alias, AliasModels], Meta(max_length=limits.ALIASES_MAX)]
 # Only what fits into an HTTP header: a key with a space or an umlaut could never be sent, and an empty one protects nothing.
-Secret = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[!-~]+\Z")]
+KEY_PATTERN = r"^[!-~]+\Z"
+DIGEST_PATTERN = r"^[0-9a-f]{64}\Z"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z"
+Secret = Annotated[str, Meta(min_length=1, max_length=512, pattern=KEY_PATTERN)]
+# Shown nowhere either: who knows it can try out likely keys.
+SecretDigest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
+KeyName = Annotated[str, Meta(max_length=64, pattern=NAME_PATTERN)]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -271,17 +277,65 @@ class JournalingConfig(Section, frozen=True, kw_only=True):
     """Session logs to keep, and as many files of events."""
 
 
+class NamedKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One inference key of several: written as one of `key`, `key_sha256` and `key_file`, with what it may do."""
+
+    key: Secret | None = None
+    key_sha256: SecretDigest | None = None
+    key_file: Text | None = None
+    models: tuple[Text, ...] | None = None
+    """Ids it may use, `*` standing for anything; null: all."""
+    requests_per_minute: Annotated[int, Meta(ge=1, le=limits.RATE_LIMIT_AMOUNT_MAX)] | None = None
+    """In place of `security.rate_limit`."""
+    concurrent_max: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    """Requests that run at one time; more of them wait."""
+
+
+class RateLimitConfig(Section, frozen=True, kw_only=True):
+    """How often a key (or an address, where no key is needed) may ask below /v1."""
+
+    enabled: bool = False
+    """Whether requests are limited; keys with `requests_per_minute` of their own always are."""
+    default_limit: Text = "60/minute"
+    """For each key or address: requests per second, minute, hour or day; several limits are separated by `;`."""
+    chat_completions_limit: Text | None = None
+    """In its place for conversations, in every dialect."""
+    embeddings_limit: Text | None = None
+    """In its place for /v1/embeddings."""
+
+
 class SecurityConfig(Section, frozen=True, kw_only=True):
-    """Who may do what. A key that is null leaves its half open."""
+    """Who may do what (docs/security.md). A key that is null leaves its half open."""
 
     admin_key: Secret | None = None
     """Opens /admin, and /v1 too."""
     inference_api_key: Secret | None = None
     """Opens /v1."""
+    inference_keys: dict[KeyName, NamedKey] = {}
+    """Further keys to /v1 by name, each with its own models and limits."""
     downloads_enabled: bool = False
     """Whether models may be fetched from the hub."""
     profile: Literal["lan", "cloud"] = "lan"
-    """`cloud` refuses to start without both keys."""
+    """`cloud` refuses to start unless /admin and /v1 both need a key."""
+    cors_allowed_origins: tuple[Text, ...] = ()
+    """Sites whose pages may use the service, as `https://host:port`, or `*`. Empty: all in the lan profile off the loopback."""
+    honor_x_forwarded_for: bool = False
+    """Believe `trusted_proxies` about a client's address; for limits and logs, never for keys."""
+    trusted_proxies: tuple[Text, ...] = ()
+    """Addresses and networks of reverse proxies."""
+    rate_limit: RateLimitConfig = RateLimitConfig()
+    supabase_jwt_enabled: bool = False
+    """Accept signed tokens (JWT) below /v1 as well as keys."""
+    supabase_jwt_require: bool = False
+    """Accept nothing else there, but for the admin key."""
+    supabase_jwt_issuer: str = ""
+    """What `iss` must be."""
+    supabase_jwt_audience: str = ""
+    """What `aud` must be or contain."""
+    supabase_jwt_jwks_url: str = ""
+    """Where the public keys are: an https address (http on the loopback), a file:// address, or a path."""
+    supabase_jwt_claim_user_id: Text = "sub"
+    """The claim that says who the caller is, for metrics and limits."""
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -311,3 +365,8 @@ def presets_directory(config: Config, home: Path) -> Path:
     """Where presets are looked for: the configured directory (`~` expanded), else `<home>/presets`."""
     configured = config.presets.directory
     return Path(configured).expanduser() if configured else home / "presets"
+
+
+def inference_needs_key(security: SecurityConfig) -> bool:
+    """Whether /v1 is closed to those who offer neither a key nor a token."""
+    return security.inference_api_key is not None or bool(security.inference_keys) or security.supabase_jwt_enabled

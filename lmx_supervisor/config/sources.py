@@ -46,15 +46,30 @@ def read_file(path: Path) -> dict[str, Any]:
     for section, content in document.items():
         if section not in all_sections():
             raise _unknown_section(str(path), str(section))
-        # A section whose keys are all commented out reads as null.
-        if not isinstance(content, dict | None):
-            raise ConfigError(str(path), section, f"must be a map of keys, not {type(content).__name__}")
-        for name, value in (content or {}).items():
-            dotted = f"{section}.{name}"
-            if dotted not in all_keys() and dotted not in OLD_KEYS:
-                raise ConfigError(str(path), dotted, "unknown key", suggestion=nearest_key(section, str(name)))
-            values[dotted] = value
+        values |= _keys_in(str(path), section, content)
     return values
+
+
+def _keys_in(source: str, section: str, content: Any) -> dict[str, Any]:
+    """The keys of a section and of the sections in it."""
+    # A section whose keys are all commented out reads as null.
+    if not isinstance(content, dict | None):
+        raise ConfigError(source, section, f"must be a map of keys, not {type(content).__name__}")
+    values: dict[str, Any] = {}
+    for name, value in (content or {}).items():
+        dotted = f"{section}.{name}"
+        if dotted in all_keys() or dotted in OLD_KEYS:
+            values[dotted] = value
+        elif _is_inner_section(dotted):
+            values |= _keys_in(source, dotted, value)
+        else:
+            outer, _, inner = dotted.partition(".")
+            raise ConfigError(source, dotted, "unknown key", suggestion=nearest_key(outer, inner))
+    return values
+
+
+def _is_inner_section(dotted: str) -> bool:
+    return any(key.startswith(f"{dotted}.") for key in (*all_keys(), *OLD_KEYS))
 
 
 def _unknown_section(source: str, section: str) -> ConfigError:
@@ -75,14 +90,17 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         prefix, _, rest = variable.partition("LMX_")
         if prefix or "__" not in rest:
             continue
-        section, _, name = rest.lower().partition("__")
-        dotted = f"{section}.{name}"
+        dotted = rest.lower().replace("__", ".")
+        if "." in dotted and _is_inner_section(dotted):
+            values |= _keys_in(ENVIRONMENT, dotted, _json_of(variable, environ[variable], '{"key": 1}'))
+            continue
         old = OLD_KEYS.get(dotted)
         if old is not None and not isinstance(old, Renamed):
             values[dotted] = _plain_value(environ[variable])
             continue
         key = all_keys().get(old.to if old is not None else dotted)
         if key is None:
+            section, _, name = dotted.partition(".")
             nearest = nearest_key(section, name)
             suggestion = all_keys()[nearest].variable if nearest else None
             raise ConfigError(ENVIRONMENT, variable, "unknown key", suggestion=suggestion)
@@ -158,13 +176,16 @@ def _value_of_text(key: Key, text: str, variable: str) -> Any:
             except msgspec.ValidationError:
                 return text
         case VarTupleType() | DictType():
-            example = _example(kind)
-            try:
-                return msgspec.json.decode(text)
-            except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-                raise ConfigError(ENVIRONMENT, variable, f"must be JSON such as {example}") from error
+            return _json_of(variable, text, _example(kind))
         case _:
             return text
+
+
+def _json_of(variable: str, text: str, example: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ConfigError(ENVIRONMENT, variable, f"must be JSON such as {example}") from error
 
 
 def _example(kind: VarTupleType | DictType) -> str:

@@ -180,6 +180,10 @@ class EventFeed(Protocol):
         """Read from now on (None), or what follows event `last_id`. Raises `Refusal` when there are too many readers."""
 
 
+class KeySetUnavailable(Exception):  # noqa: N818 - a state of somebody else's server, not an error of ours
+    """The public keys that tokens are signed with cannot be read now; the text says why."""
+
+
 class Jobs(Protocol):
     """Work on models that is not serving them, each piece in a process of its own."""
 
@@ -297,3 +301,9 @@ class Service(Protocol):
 
     async def reload_config(self) -> ReloadOutcome:
         """Read the configuration again and put in force what can change now. Raises `Refusal` when it cannot be used."""
+
+    async def read_key_set(self) -> bytes:
+        """The public keys that tokens are signed with, as they are published where the configuration says.
+
+        Takes a bounded time. Raises `KeySetUnavailable`.
+        """

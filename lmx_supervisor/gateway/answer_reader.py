@@ -11,6 +11,7 @@ from typing import Any
 from lmx_protocol import limits
 from lmx_protocol.messages import AnyRequestEvent, Terminal
 from lmx_supervisor.core.service import Answer
+from lmx_supervisor.gateway.callers import Caller, Owner
 from lmx_supervisor.gateway.disconnect import ClientGoneError
 from lmx_supervisor.gateway.problem import EdgeCode, Problem
 
@@ -30,8 +31,10 @@ class AnswerReader:
         *,
         until_gone: Coroutine[Any, Any, None],
         ids: Iterable[str] = (),
+        owner: Owner = None,
     ) -> None:
         """`until_gone` returns when the client has left; `ids` are names of the request beside those of its answers."""
+        self.owner = owner
         self._answers = answers
         self._open_answers = open_answers
         self._unended = set(range(len(answers)))
@@ -107,9 +110,9 @@ class OpenAnswers:
             if not readers:
                 del self._readers[request_id]
 
-    def cancel(self, request_id: str) -> bool:
-        """End every request of that id, wherever it is; False when there is none."""
-        readers = self._readers.get(request_id, ())
+    def cancel(self, request_id: str, caller: Caller) -> bool:
+        """End every request of that id that the caller may end, wherever it is; False when there is none."""
+        readers = [reader for reader in self._readers.get(request_id, ()) if caller.may_touch(reader.owner)]
         for reader in readers:
             reader.cancel()
         return bool(readers)

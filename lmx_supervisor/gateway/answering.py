@@ -17,6 +17,7 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, GenerateRequest, Prefill
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import AnswerReader, OpenAnswers
+from lmx_supervisor.gateway.callers import caller_of
 from lmx_supervisor.gateway.dialects.abilities import refuse_what_the_model_cannot
 from lmx_supervisor.gateway.dialects.base import AnswerPart, CollectedAnswer, Translator
 from lmx_supervisor.gateway.disconnect import ClientGoneError, until_disconnect
@@ -65,12 +66,20 @@ class AnswerResponse:
         """Answer. Raises `Problem` and `ClientGoneError` while nothing was sent yet."""
         first = self._requests[0]
         note(scope, model=first.model_id, generation_id=first.request_id, choices=len(self._requests), stream=self._stream)
+        caller = caller_of(scope)
+        caller.refuse_other_models(first.model_id)
         worker = self._service.fleet().worker(first.model_id)
         if worker is not None and worker.facts is not None:
             refuse_what_the_model_cannot(first, worker.facts, self._params)
         origin = origin_of(scope, stream=self._stream)
         answers = [self._service.submit(request, origin) for request in self._requests]
-        reader = AnswerReader(answers, self._open_answers, until_gone=until_disconnect(receive), ids=(request_id_of(scope),))
+        reader = AnswerReader(
+            answers,
+            self._open_answers,
+            until_gone=until_disconnect(receive),
+            ids=(request_id_of(scope),),
+            owner=caller.owner,
+        )
         try:
             if self._stream:
                 await self._send_stream(reader, send)

@@ -1,6 +1,7 @@
 """The whole HTTP interface as one ASGI application: the routes, who may reach them, and the layers around them.
 
-    edge (id, log, failures) → framing → foreign sites → shedding → held bodies → router → key check → endpoint
+    cross-origin headers → edge (id, log, failures) → framing → foreign sites → preflights → shedding → held bodies → router
+        → key check → rate limits → endpoint
 
 Endpoints get the service by their constructor and know nothing of processes. The same application runs under `listener`, under
 any other ASGI server, and in tests without a socket.
@@ -36,8 +37,9 @@ from lmx_supervisor.gateway.admin.status import AdminStatus
 from lmx_supervisor.gateway.admin.worker_logs import AdminWorkerLogs
 from lmx_supervisor.gateway.admin.workers import AdminWorkers
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
-from lmx_supervisor.gateway.auth import RequireAdminKey, RequireInferenceKey
+from lmx_supervisor.gateway.auth import Doorkeeper, RequireAdminKey, RequireInferenceKey
 from lmx_supervisor.gateway.chat_socket import ChatSocket
+from lmx_supervisor.gateway.cross_origin import AnswerPreflights, TellBrowsers
 from lmx_supervisor.gateway.dialects.anthropic import Messages
 from lmx_supervisor.gateway.dialects.openai_chat import ChatCompletions
 from lmx_supervisor.gateway.dialects.openai_completions import Completions
@@ -54,13 +56,18 @@ from lmx_supervisor.gateway.open_requests import OpenRequests
 from lmx_supervisor.gateway.openapi.document import openapi
 from lmx_supervisor.gateway.probes import Probes
 from lmx_supervisor.gateway.problem import Problem
+from lmx_supervisor.gateway.rate_limits import LimitRates, RateLimits
 from lmx_supervisor.gateway.response_store import ResponseStore
 from lmx_supervisor.gateway.shed import ShedLoad
 
 
 def create_app(service: Service) -> Starlette:
-    """The application for one service. Its only state: the answers that have not ended, and how much of bodies is held."""
+    """The application for one service.
+
+    Its only state: the answers that have not ended, how much of bodies is held, and how often each caller asked of late.
+    """
     probes, discovery = Probes(service), Discovery(service)
+    doorkeeper, rate_limits = Doorkeeper(service), RateLimits(service)
     app = Starlette(
         routes=[
             Route("/healthz", probes.healthz),
@@ -70,19 +77,26 @@ def create_app(service: Service) -> Starlette:
             _OpenRoute("/v1/discovery", discovery.show),
             # Mounted, so that nothing below these prefixes, unknown routes included, is reached without a key.
             Mount(
-                "/v1", app=_router(_inference_routes(service)), middleware=[Middleware(RequireInferenceKey, service=service)]
+                "/v1",
+                app=_router(_inference_routes(service, doorkeeper, rate_limits)),
+                middleware=[
+                    Middleware(RequireInferenceKey, doorkeeper=doorkeeper),
+                    Middleware(LimitRates, rate_limits=rate_limits),
+                ],
             ),
             Mount(
                 "/admin",
                 app=_router(_admin_routes(service)),
-                middleware=[Middleware(RequireAdminKey, service=service, query_path="/admin/events")],
+                middleware=[Middleware(RequireAdminKey, doorkeeper=doorkeeper, query_path="/admin/events")],
             ),
         ],
         middleware=[
             Middleware(DiscardUnreadBody),
-            Middleware(Edge),
+            Middleware(TellBrowsers, service=service),
+            Middleware(Edge, service=service),
             Middleware(RefuseBadHeaders),
             Middleware(RefuseForeignSites, service=service),
+            Middleware(AnswerPreflights, service=service),
             Middleware(ShedLoad, service=service),
             Middleware(BoundHeldBodies, service=service),
         ],
@@ -110,14 +124,14 @@ def _router(routes: list[BaseRoute]) -> Router:
     return Router(routes, redirect_slashes=False)
 
 
-def _inference_routes(service: Service) -> list[BaseRoute]:
+def _inference_routes(service: Service, doorkeeper: Doorkeeper, rate_limits: RateLimits) -> list[BaseRoute]:
     open_answers = OpenAnswers()
     messages = Messages(service, open_answers)
     models = Models(service)
     responses = Responses(service, open_answers, ResponseStore())
     return [
         Route("/chat/completions", ChatCompletions(service, open_answers).create, methods=["POST"]),
-        WebSocketRoute("/chat/stream", ChatSocket(service, open_answers)),
+        WebSocketRoute("/chat/stream", ChatSocket(service, open_answers, doorkeeper, rate_limits)),
         Route("/completions", Completions(service, open_answers).create, methods=["POST"]),
         Route("/embeddings", Embeddings(service, open_answers).create, methods=["POST"]),
         Route("/rerank", Rerank(service, open_answers).create, methods=["POST"]),

@@ -31,7 +31,9 @@ from lmx_protocol.messages import (
 )
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import AnswerReader, OpenAnswers
+from lmx_supervisor.gateway.auth import Doorkeeper
 from lmx_supervisor.gateway.body import decode_json
+from lmx_supervisor.gateway.callers import caller_of
 from lmx_supervisor.gateway.dialects.abilities import refuse_what_the_model_cannot
 from lmx_supervisor.gateway.dialects.openai_chat_request import to_generate_requests
 from lmx_supervisor.gateway.dialects.openai_chat_schema import chat_decoder
@@ -41,6 +43,7 @@ from lmx_supervisor.gateway.dialects.socket_frames import ChatFrames
 from lmx_supervisor.gateway.model_choice import ModelChoice
 from lmx_supervisor.gateway.origin import origin_of
 from lmx_supervisor.gateway.problem import EdgeCode, Problem, internal_error
+from lmx_supervisor.gateway.rate_limits import RateLimits
 
 logger = logging.getLogger("lmx.http")
 
@@ -62,9 +65,11 @@ _envelope_decoder = msgspec.json.Decoder(Envelope)
 class ChatSocket:
     """The endpoint, for all its sockets."""
 
-    def __init__(self, service: Service, open_answers: OpenAnswers) -> None:
+    def __init__(self, service: Service, open_answers: OpenAnswers, doorkeeper: Doorkeeper, rate_limits: RateLimits) -> None:
         self._service = service
         self._open_answers = open_answers
+        self._doorkeeper = doorkeeper
+        self._rate_limits = rate_limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one socket until its client, its silence or the stop of the service ends it.
@@ -75,7 +80,9 @@ class ChatSocket:
         assert opening["type"] == "websocket.connect"
         if not self._service.config.server.websocket_enabled:
             raise Problem(EdgeCode.NOT_FOUND, "Chats over a WebSocket are switched off; server.websocket_enabled allows them.")
-        conversation = _Conversation(self._service, self._open_answers, scope, send)
+        # Before it is opened: its headers are those of every chat on it.
+        origin_of(scope, stream=True)
+        conversation = _Conversation(self._service, self._open_answers, self._doorkeeper, self._rate_limits, scope, send)
         await send({"type": "websocket.accept"})
         await conversation.serve(receive)
 
@@ -83,11 +90,21 @@ class ChatSocket:
 class _Conversation:
     """One socket: what its client sent is running in tasks, and they share the way back."""
 
-    def __init__(self, service: Service, open_answers: OpenAnswers, scope: Scope, send: Send) -> None:
+    def __init__(
+        self,
+        service: Service,
+        open_answers: OpenAnswers,
+        doorkeeper: Doorkeeper,
+        rate_limits: RateLimits,
+        scope: Scope,
+        send: Send,
+    ) -> None:
         self._service = service
         self._models = ModelChoice(service)
         self._open_answers = open_answers
-        self._origin = origin_of(scope, stream=True)
+        self._doorkeeper = doorkeeper
+        self._rate_limits = rate_limits
+        self._scope = scope
         self._stopping: asyncio.Event = scope.get("state", {}).get("stopping") or asyncio.Event()
         self._send = send
         self._sending = asyncio.Lock()
@@ -138,6 +155,9 @@ class _Conversation:
             if envelope.type == "chat.cancel":
                 self._cancel(envelope)
             else:
+                # Anew for each chat: a socket can outlast its key.
+                self._scope["state"]["caller"] = await self._doorkeeper.inference_caller(self._scope)
+                self._rate_limits.take(self._scope)
                 request_id = self._begin(envelope, frame)
         except Problem as problem:
             await self._write(ChatFrames.failed(request_id, problem))
@@ -173,6 +193,7 @@ class _Conversation:
         if body.n is not None and body.n > 1:
             raise not_supported("n", "one answer per chat is supported here; send several chats, they are answered together.")
         chosen = self._models.choose(body.model)
+        caller_of(self._scope).refuse_other_models(chosen.model_id)
         (generate,) = to_generate_requests(body, generation_id, chosen)
         if chosen.facts is not None:
             refuse_what_the_model_cannot(generate, chosen.facts, PARAMS)
@@ -181,10 +202,11 @@ class _Conversation:
     async def _answer(self, request_id: str, generate: GenerateRequest, frames: ChatFrames) -> None:
         """Answer one chat, whatever happens: its last frame says how it ended."""
         reader = AnswerReader(
-            [self._service.submit(generate, self._origin)],
+            [self._service.submit(generate, origin_of(self._scope, stream=True))],
             self._open_answers,
             until_gone=_until(self._gone),
             ids=(request_id,),
+            owner=caller_of(self._scope).owner,
         )
         self._readers[request_id] = reader
         try:

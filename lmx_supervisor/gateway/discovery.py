@@ -12,6 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lmx_supervisor.config.schema import inference_needs_key
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.admin.units import gigabytes
 from lmx_supervisor.gateway.probes import routable, unready_reason
@@ -52,8 +53,8 @@ class Discovery:
                 "in_flight_requests": fleet.requests_in_flight,
                 "auth": {
                     "admin_key_required": security.admin_key is not None,
-                    "inference_key_required": security.inference_api_key is not None,
-                    "supabase_jwt_enabled": False,
+                    "inference_key_required": inference_needs_key(security),
+                    "supabase_jwt_enabled": security.supabase_jwt_enabled,
                 },
                 "endpoints": endpoints(preferred_first(own_addresses(server.host)), port, websocket=server.websocket_enabled),
                 "client_probe_order": _PROBE_ORDER,

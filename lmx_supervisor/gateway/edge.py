@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmx_protocol import limits
 from lmx_supervisor.core.refusal import Refusal
+from lmx_supervisor.core.service import Service
+from lmx_supervisor.gateway.client_address import client_address
 from lmx_supervisor.gateway.dialects.anthropic_errors import error_response, speaks_anthropic
 from lmx_supervisor.gateway.disconnect import ClientGoneError
 from lmx_supervisor.gateway.problem import Problem, internal_error
@@ -25,6 +27,7 @@ CLIENT_GONE_STATUS = 499
 """Logged, never sent: the client left before it got an answer."""
 
 _SANE_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,%d}" % limits.REQUEST_ID_CHARACTERS_MAX)
+_DENIAL_RESPONSE = "websocket.http.response"
 _SILENT_PATHS = frozenset({"/healthz"})
 
 
@@ -47,8 +50,9 @@ def request_id_of(scope: Scope) -> str:
 class Edge:
     """Middleware: `X-Request-ID` on every response, one log line per request, failures to responses, bugs to 500."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, whatever happens below."""
@@ -58,6 +62,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._begin(scope)
         exchange = _Exchange(scope, send)
         try:
             try:
@@ -76,12 +81,27 @@ class Edge:
             exchange.log()
 
     async def _refuse_or_pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A problem with a WebSocket's handshake: to the client a 403, whatever it is."""
+        """A problem with a WebSocket's handshake is its answer; under a server that can send none it is a 403."""
+        self._begin(scope)
         try:
             await self._app(scope, receive, send)
         except Problem as problem:
-            logger.info("websocket refused", extra={"code": problem.code.value})
-            await send({"type": "websocket.close"})
+            fields = {"request_id": request_id_of(scope), "code": problem.code.value, **scope["state"]["log_fields"]}
+            logger.info("websocket refused", extra=fields)
+            if _DENIAL_RESPONSE not in scope.get("extensions", {}):
+                await send({"type": "websocket.close"})
+                return
+            response = problem.response()
+            response.headers["X-Request-ID"] = request_id_of(scope)
+            await response(scope, receive, send)
+
+    def _begin(self, scope: Scope) -> None:
+        """Give a request its id, its client's address, and room for what its log line will say."""
+        address = client_address(scope, self._service.config.security)
+        state = scope.setdefault("state", {})
+        state["request_id"] = _client_request_id(scope) or new_request_id()
+        state["client_address"] = address
+        state["log_fields"] = {"client_address": address}
 
 
 def _as_problem(failure: Problem | Refusal) -> Problem:
@@ -92,14 +112,13 @@ class _Exchange:
     """What is observed of one request and its response."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.request_id = _client_request_id(scope) or new_request_id()
+        self.request_id = request_id_of(scope)
         self.status: int | None = None
         self._scope = scope
         self._send = send
         self._bytes_sent = 0
         self._started_seconds = time.monotonic()
         self._speaks_anthropic = speaks_anthropic(scope["path"])
-        scope.setdefault("state", {}).update(log_fields={}, request_id=self.request_id)
 
     def response(self, problem: Problem) -> Response:
         """A failure in the envelope of the dialect that is spoken at this path: nowhere else is that chosen."""

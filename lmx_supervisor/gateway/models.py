@@ -9,6 +9,7 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.states import ModelTask
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.core.views import WorkerView
+from lmx_supervisor.gateway.callers import caller_of
 from lmx_supervisor.gateway.probes import routable
 from lmx_supervisor.gateway.problem import Problem
 from lmx_supervisor.gateway.responses import json_response
@@ -20,13 +21,16 @@ class Models:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def index(self, _: Request) -> Response:
-        """All of them."""
-        return json_response({"object": "list", "data": [_to_model(worker) for worker in routable(self._service.fleet())]})
+    async def index(self, request: Request) -> Response:
+        """All that the caller may use."""
+        caller = caller_of(request.scope)
+        workers = [worker for worker in routable(self._service.fleet()) if caller.may_use(worker.model_id)]
+        return json_response({"object": "list", "data": [_to_model(worker) for worker in workers]})
 
     async def show(self, request: Request) -> Response:
-        """One of them. Raises `Problem` (404)."""
+        """One of them. Raises `Problem` (403, 404)."""
         model_id = request.path_params["model_id"]
+        caller_of(request.scope).refuse_other_models(model_id)
         for worker in routable(self._service.fleet()):
             if worker.model_id == model_id:
                 return json_response(_to_model(worker))

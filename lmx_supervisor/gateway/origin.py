@@ -1,7 +1,8 @@
 """Where a request comes from, and what its client wants beside the answer: the headers that every inference route reads.
 
 `X-Client-ID` names the client, `X-Serving-Lane` and `X-Priority` order it among those who wait, `Request-Timeout-Ms` says how
-long it waits for its whole answer. What these say never opens anything: keys are `auth`'s.
+long it waits for its whole answer. A named key's name counts
+instead of a client's own. What these say never opens anything: keys are `auth`'s.
 """
 
 import re
@@ -11,10 +12,11 @@ from starlette.types import Scope
 from lmx_protocol import limits
 from lmx_supervisor.core.claims import Lane
 from lmx_supervisor.core.service import Origin
+from lmx_supervisor.gateway.callers import caller_of
 from lmx_supervisor.gateway.problem import EdgeCode, Problem
 
 _CLIENT_ID_HEADERS = (b"x-client-id", b"x-openclaw-agent-id")
-"""What a client calls itself; the first one that is there counts."""
+"""What a client calls itself; the first one that is there counts, for callers whose key has no name."""
 
 _LANES = {"interactive": Lane.INTERACTIVE, "throughput": Lane.THROUGHPUT}
 _PRIORITIES = {
@@ -31,12 +33,14 @@ def origin_of(scope: Scope, *, stream: bool) -> Origin:
     """Where a request comes from. Raises `Problem` for a header that cannot be understood."""
     headers = {name: value.decode("latin-1").strip() for name, value in scope["headers"]}
     names = (headers[name] for name in _CLIENT_ID_HEADERS if name in headers)
-    client_id = next(names, None)
-    connection = scope.get("client")
+    caller = caller_of(scope)
+    client_id = caller.client_id(next(names, None))
     return Origin(
         client_id=client_id[: limits.CLIENT_NAME_CHARACTERS_MAX] if client_id is not None else None,
         stream=stream,
-        address=connection[0] if connection is not None else "",
+        address=scope["state"]["client_address"] or "",
+        key_name=caller.name,
+        key_concurrent_max=caller.concurrent_max,
         lane=_lane_of(headers),
         time_limit_seconds=_time_limit_seconds(headers.get(b"request-timeout-ms")),
     )

@@ -24,6 +24,7 @@ class EdgeCode(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     INVALID_API_KEY = "invalid_api_key"
     INVALID_ADMIN_KEY = "invalid_admin_key"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
     BODY_TOO_LARGE = "request_too_large"
     BODY_TIMEOUT = "request_timeout"
     HEADERS_TOO_LARGE = "headers_too_large"
@@ -93,6 +94,7 @@ KINDS: Mapping[Code, Kind] = {
     EdgeCode.METHOD_NOT_ALLOWED: Kind(405, "invalid_request_error"),
     EdgeCode.INVALID_API_KEY: Kind(401, "authentication_error"),
     EdgeCode.INVALID_ADMIN_KEY: Kind(403, "permission_error"),
+    EdgeCode.MODEL_NOT_ALLOWED: Kind(403, "permission_error"),
     EdgeCode.BODY_TOO_LARGE: Kind(413, "invalid_request_error"),
     EdgeCode.BODY_TIMEOUT: Kind(408, "invalid_request_error"),
     EdgeCode.HEADERS_TOO_LARGE: Kind(431, "invalid_request_error"),

@@ -1,6 +1,7 @@
 """Responses that were made and can be asked for or gone on from, and those that are being made: bounded, in memory.
 
-The oldest are forgotten when there are too many or they take too much; a restart of the service forgets all of them.
+To a caller with a name those of others are not there. The oldest are forgotten when there are too many or they take too much; a
+restart of the service forgets all of them.
 """
 
 from collections import OrderedDict
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 from lmx_protocol import limits
 from lmx_protocol.messages import Message
+from lmx_supervisor.gateway.callers import Caller, Owner
 
 
 class ResponseInProgress(Protocol):
@@ -27,6 +29,7 @@ class StoredResponse:
     """A response that has ended."""
 
     response_id: str
+    owner: Owner
     body: bytes
     """Its object as JSON."""
     items: bytes
@@ -50,24 +53,25 @@ class ResponseStore:
         self._bytes_max = bytes_max
         self._stored: OrderedDict[str, StoredResponse] = OrderedDict()
         self._size_bytes = 0
-        self._in_progress: dict[str, ResponseInProgress] = {}
+        self._in_progress: dict[str, tuple[Owner, ResponseInProgress]] = {}
 
     @property
     def size_bytes(self) -> int:
         """What all of them take."""
         return self._size_bytes
 
-    def begin(self, response_id: str, response: ResponseInProgress) -> None:
+    def begin(self, response_id: str, owner: Owner, response: ResponseInProgress) -> None:
         """A response is being made; bounded by the connections that wait for one."""
-        self._in_progress[response_id] = response
+        self._in_progress[response_id] = owner, response
 
     def end(self, response_id: str) -> None:
         """It is not being made any more."""
         del self._in_progress[response_id]
 
-    def in_progress(self, response_id: str) -> ResponseInProgress | None:
-        """A response that is being made."""
-        return self._in_progress.get(response_id)
+    def in_progress(self, response_id: str, caller: Caller) -> ResponseInProgress | None:
+        """A response that is being made, if the caller may see it."""
+        owner, response = self._in_progress.get(response_id, (None, None))
+        return response if caller.may_touch(owner) else None
 
     def keep(self, response: StoredResponse) -> None:
         """Remember a response, and forget the oldest ones that it leaves no room for. One that is too large is not kept."""
@@ -79,15 +83,17 @@ class ResponseStore:
             _, forgotten = self._stored.popitem(last=False)
             self._size_bytes -= forgotten.size_bytes
 
-    def get(self, response_id: str) -> StoredResponse | None:
-        """A response that has ended and is still remembered."""
-        return self._stored.get(response_id)
+    def get(self, response_id: str, caller: Caller) -> StoredResponse | None:
+        """A response that has ended and is still remembered, if the caller may see it."""
+        stored = self._stored.get(response_id)
+        return stored if stored is not None and caller.may_touch(stored.owner) else None
 
-    def delete(self, response_id: str) -> bool:
-        """Forget a response; False when it is not there."""
-        forgotten = self._stored.pop(response_id, None)
+    def delete(self, response_id: str, caller: Caller) -> bool:
+        """Forget a response; False when it is not there, or not the caller's."""
+        forgotten = self.get(response_id, caller)
         if forgotten is None:
             return False
+        del self._stored[response_id]
         self._size_bytes -= forgotten.size_bytes
         return True
 

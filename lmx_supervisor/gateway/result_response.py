@@ -17,6 +17,7 @@ from lmx_protocol.states import ModelTask
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import AnswerReader, OpenAnswers
 from lmx_supervisor.gateway.answering import SlowClientError
+from lmx_supervisor.gateway.callers import caller_of
 from lmx_supervisor.gateway.disconnect import until_disconnect
 from lmx_supervisor.gateway.edge import note, request_id_of
 from lmx_supervisor.gateway.origin import origin_of
@@ -61,9 +62,17 @@ class ResultResponse:
         """Answer. Raises `Problem` and `ClientGoneError` while nothing was sent yet."""
         request = self._request
         note(scope, model=request.model_id, generation_id=request.request_id, stream=False)
-        self._refuse_other_models()
+        caller = caller_of(scope)
+        caller.refuse_other_models(request.model_id)
+        self._refuse_models_that_cannot()
         answer = self._service.submit(request, origin_of(scope, stream=False))
-        reader = AnswerReader([answer], self._open_answers, until_gone=until_disconnect(receive), ids=(request_id_of(scope),))
+        reader = AnswerReader(
+            [answer],
+            self._open_answers,
+            until_gone=until_disconnect(receive),
+            ids=(request_id_of(scope),),
+            owner=caller.owner,
+        )
         try:
             finished = await self._collect(reader)
             if self._results.missing:
@@ -75,7 +84,7 @@ class ResultResponse:
         finally:
             reader.close()
 
-    def _refuse_other_models(self) -> None:
+    def _refuse_models_that_cannot(self) -> None:
         """An early word about a model that cannot do this; one that is not known yet refuses for itself."""
         worker = self._service.fleet().worker(self._request.model_id)
         task = ModelTask.EMBED if isinstance(self._request, EmbedRequest) else ModelTask.RANK

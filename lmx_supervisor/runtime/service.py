@@ -44,6 +44,7 @@ from lmx_supervisor.runtime.compatibility import CompatibilityRegistry
 from lmx_supervisor.runtime.crash_archive import CrashArchive
 from lmx_supervisor.runtime.downloader import Downloader
 from lmx_supervisor.runtime.hub_look import HubLooks
+from lmx_supervisor.runtime.key_set_reader import KeySetReader
 from lmx_supervisor.runtime.live_config import LiveConfig
 from lmx_supervisor.runtime.local_jobs import LocalJobs
 from lmx_supervisor.runtime.model_loader import ModelLoader
@@ -88,6 +89,7 @@ class LocalService:
         jobs.being_deleted = self._deleting
         self._crashes = crashes
         self._crash_calls = DiskCalls(at_once=limits.CRASH_CALLS_MAX, seconds=limits.CRASH_READ_SECONDS)
+        self._key_sets = KeySetReader()
         self._catalog = catalog
         self._supervisor = supervisor
         self._loader = ModelLoader(lambda: live.config, catalog, supervisor, registry.rows)
@@ -184,6 +186,10 @@ class LocalService:
             log_level=self.config.logging.level,
         )
         return ReloadOutcome(updated=updated, ignored=reload.ignored)
+
+    async def read_key_set(self) -> bytes:
+        """The public keys that tokens are signed with. Raises `KeySetUnavailable`."""
+        return await self._key_sets.read(self.config.security.supabase_jwt_jwks_url)
 
     async def unload(self, model_id: str) -> UnloadOutcome:
         """Drain and stop a model. Raises `Refusal`."""

@@ -18,6 +18,7 @@ class Exchange:
         *,
         body: bytes = b"",
         headers: dict[str, str] | None = None,
+        peer: str = "127.0.0.1",
         upload: bool = True,
         query: bytes = b"",
     ) -> None:
@@ -35,7 +36,7 @@ class Exchange:
             "query_string": query,
             "root_path": "",
             "headers": [(name.lower().encode(), value.encode()) for name, value in lines.items()],
-            "client": ("127.0.0.1", 1),
+            "client": (peer, 1),
             "server": ("127.0.0.1", 2),
         }
         if upload:

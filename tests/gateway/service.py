@@ -20,6 +20,7 @@ from lmx_supervisor.core.service import (
     Answer,
     CompatibilityRow,
     HostMemory,
+    KeySetUnavailable,
     LoadOrder,
     LoadOutcome,
     ModelOnDisk,
@@ -154,6 +155,8 @@ class FedService:
         self.metrics_text = b""
         self.records = FedRecords()
         self.crash_loop_detected = False
+        self.key_set: bytes | KeySetUnavailable = KeySetUnavailable("none was set")
+        self.key_set_reads = 0
         self.submitted = asyncio.Event()
         self.orders: list[LoadOrder] = []
         self.cleared: list[str | None] = []
@@ -295,6 +298,12 @@ class FedService:
 
     async def crash(self, crash_id: str) -> CrashReport | None:
         return self.crash_reports.get(crash_id)
+
+    async def read_key_set(self) -> bytes:
+        self.key_set_reads += 1
+        if isinstance(self.key_set, KeySetUnavailable):
+            raise self.key_set
+        return self.key_set
 
     async def reload_config(self) -> ReloadOutcome:
         if isinstance(self.reload_result, Exception):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
@@ -22,7 +23,15 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
 class Socket:
     """A WebSocket against an application, without a network."""
 
-    def __init__(self, service: FedService, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        service: FedService,
+        headers: dict[str, str] | None = None,
+        *,
+        may_deny: bool = False,
+        app: Starlette | None = None,
+    ) -> None:
+        """`may_deny`: the server can send a response in place of the handshake's."""
         self.stopping = asyncio.Event()
         self._inbound: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._outbound: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -37,8 +46,9 @@ class Socket:
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
             "state": {"stopping": self.stopping},
+            "extensions": {"websocket.http.response": {}} if may_deny else {},
         }
-        self.task = asyncio.create_task(create_app(service)(scope, self._inbound.get, self._take))
+        self.task = asyncio.create_task((app or create_app(service))(scope, self._inbound.get, self._take))
 
         self.takes = asyncio.Event()
         self.takes.set()

@@ -29,6 +29,7 @@ from lmx_protocol.messages import (
 )
 from lmx_protocol.states import FinishReason, OutputKind, ToolMode
 from lmx_supervisor.gateway.app import create_app
+from lmx_supervisor.gateway.callers import ADMIN
 from lmx_supervisor.gateway.dialects.base import AnswerPart, CollectedAnswer
 from lmx_supervisor.gateway.dialects.openai_responses_translator import ResponsesTranslator
 from lmx_supervisor.gateway.response_store import ResponseStore, StoredResponse
@@ -394,7 +395,12 @@ async def test_only_the_allowed_tools_are_shown(service: FedService, client: htt
 
 def stored(response_id: str, size_bytes: int) -> StoredResponse:
     """A response of that size."""
-    return StoredResponse(response_id, body=b"x" * size_bytes, items=b"", turns=())
+    return StoredResponse(response_id, owner=None, body=b"x" * size_bytes, items=b"", turns=())
+
+
+def kept(store: ResponseStore, ids: str) -> list[str | None]:
+    """Which of them are remembered."""
+    return [each if store.get(each, ADMIN) is not None else None for each in ids]
 
 
 def test_the_store_forgets_the_oldest_first() -> None:
@@ -403,11 +409,11 @@ def test_the_store_forgets_the_oldest_first() -> None:
     for number in range(5):
         store.keep(stored(str(number), 10))
 
-    assert [None, None, "2", "3", "4"] == [found and found.response_id for found in map(store.get, "01234")]
+    assert [None, None, "2", "3", "4"] == kept(store, "01234")
     store.keep(stored("large", 85))
-    assert [None, None, "4"] == [found and found.response_id for found in map(store.get, "234")]
+    assert [None, None, "4"] == kept(store, "234")
     assert 95 == store.size_bytes
     store.keep(stored("huge", 101))
-    assert store.get("huge") is None
-    assert store.delete("4") and not store.delete("4")
+    assert store.get("huge", ADMIN) is None
+    assert store.delete("4", ADMIN) and not store.delete("4", ADMIN)
     assert 85 == store.size_bytes

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from lmx_supervisor.core.claims import Lane
+from lmx_supervisor.gateway.callers import Caller
 from lmx_supervisor.gateway.origin import origin_of
 from lmx_supervisor.gateway.problem import Problem
 from tests.gateway.service import FedService
@@ -16,7 +17,8 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 def origin(headers: dict[str, str], client: Any = ("192.0.2.7", 4711)) -> Any:
     """The origin of a request with these headers."""
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    return origin_of({"type": "http", "headers": raw, "client": client}, stream=False)
+    state = {"caller": Caller(kind="shared"), "client_address": client[0] if client else None}
+    return origin_of({"type": "http", "headers": raw, "client": client, "state": state}, stream=False)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import AnswerReader, OpenAnswers
 from lmx_supervisor.gateway.answering import AnswerResponse, problem_of
 from lmx_supervisor.gateway.body import read_json
+from lmx_supervisor.gateway.callers import caller_of
 from lmx_supervisor.gateway.dialects.anthropic_messages import MessageTranslator
 from lmx_supervisor.gateway.dialects.anthropic_request import to_count_request, to_generate_request
 from lmx_supervisor.gateway.dialects.anthropic_schema import messages_decoder
@@ -62,9 +63,12 @@ class Messages:
         body = await read_json(request, messages_decoder, self._service.config.server)
         count = to_count_request(body, f"count-{secrets.token_hex(12)}", self._models.choose(body.model))
         note(request.scope, model=count.model_id, generation_id=count.request_id)
+        caller = caller_of(request.scope)
+        caller.refuse_other_models(count.model_id)
         answers = [self._service.submit(count, origin_of(request.scope, stream=False))]
         gone = until_disconnect(request.receive)
-        reader = AnswerReader(answers, self._open_answers, until_gone=gone, ids=(request_id_of(request.scope),))
+        ids = (request_id_of(request.scope),)
+        reader = AnswerReader(answers, self._open_answers, until_gone=gone, ids=ids, owner=caller.owner)
         try:
             came = await reader.next_event(wait_seconds=None)
         finally:

@@ -15,6 +15,7 @@ from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.answering import AnswerResponse
 from lmx_supervisor.gateway.body import decode_field, read_json
+from lmx_supervisor.gateway.callers import Caller, Owner, caller_of
 from lmx_supervisor.gateway.dialects.openai_responses_items import answer_turn, to_messages
 from lmx_supervisor.gateway.dialects.openai_responses_request import PARAMS, echoed, input_items, to_generate_request
 from lmx_supervisor.gateway.dialects.openai_responses_schema import ItemIn, ResponsesBody, metadata_decoder, responses_decoder
@@ -47,7 +48,8 @@ class Responses:
         body = await read_json(request, responses_decoder, self._service.config.server)
         chosen = self._models.choose(body.model)
         items = input_items(body)
-        earlier = self._earlier(body)
+        caller = caller_of(request.scope)
+        earlier = self._earlier(body, caller)
         metadata = decode_field("metadata", body.metadata, metadata_decoder) or {}
         generate = to_generate_request(body, f"resp_{secrets.token_hex(12)}", chosen, items, earlier)
         translator = ResponsesTranslator(
@@ -65,19 +67,20 @@ class Responses:
             params=PARAMS,
         )
         turns = (*earlier, *to_messages(items))
-        return _RememberedAnswer(answer, translator, self._store, generate, items, turns, keep=body.store is not False)
+        keep = body.store is not False
+        return _RememberedAnswer(answer, translator, self._store, generate, items, turns, owner=caller.owner, keep=keep)
 
     async def show(self, request: Request) -> Response:
         """GET: the response as it is. Raises `Problem` (404)."""
-        response_id = request.path_params["response_id"]
-        in_progress = self._store.in_progress(response_id)
+        response_id, caller = request.path_params["response_id"], caller_of(request.scope)
+        in_progress = self._store.in_progress(response_id, caller)
         if in_progress is not None:
             return json_response(in_progress.response())
-        return Response(self._stored(response_id).body, media_type="application/json")
+        return Response(self._stored(response_id, caller).body, media_type="application/json")
 
     async def input_items(self, request: Request) -> Response:
         """GET input_items: what was asked. Raises `Problem` (404)."""
-        items = self._stored(request.path_params["response_id"]).items
+        items = self._stored(request.path_params["response_id"], caller_of(request.scope)).items
         return Response(
             b'{"object":"list","data":' + items + b',"first_id":null,"last_id":null,"has_more":false}',
             media_type="application/json",
@@ -85,32 +88,32 @@ class Responses:
 
     async def cancel(self, request: Request) -> Response:
         """POST cancel: end a response that is being made. Raises `Problem` (404; 400 when it has ended)."""
-        response_id = request.path_params["response_id"]
-        in_progress = self._store.in_progress(response_id)
+        response_id, caller = request.path_params["response_id"], caller_of(request.scope)
+        in_progress = self._store.in_progress(response_id, caller)
         if in_progress is None:
-            self._stored(response_id)
+            self._stored(response_id, caller)
             raise Problem(ErrorCode.INVALID_VALUE, f"Response '{response_id}' has ended already.", param="response_id")
         in_progress.cancel()
-        self._open_answers.cancel(response_id)
+        self._open_answers.cancel(response_id, caller)
         return json_response(in_progress.response())
 
     async def delete(self, request: Request) -> Response:
         """DELETE: forget a response. Raises `Problem` (404)."""
         response_id = request.path_params["response_id"]
-        if not self._store.delete(response_id):
+        if not self._store.delete(response_id, caller_of(request.scope)):
             raise _unknown(response_id, "response_id")
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
-    def _earlier(self, body: ResponsesBody) -> tuple[Message, ...]:
+    def _earlier(self, body: ResponsesBody, caller: Caller) -> tuple[Message, ...]:
         if body.previous_response_id is None:
             return ()
-        stored = self._store.get(body.previous_response_id)
+        stored = self._store.get(body.previous_response_id, caller)
         if stored is None:
             raise _unknown(body.previous_response_id, "previous_response_id")
         return stored.turns
 
-    def _stored(self, response_id: str) -> StoredResponse:
-        stored = self._store.get(response_id)
+    def _stored(self, response_id: str, caller: Caller) -> StoredResponse:
+        stored = self._store.get(response_id, caller)
         if stored is None:
             raise _unknown(response_id, "response_id")
         return stored
@@ -136,6 +139,7 @@ class _RememberedAnswer:
         items: Sequence[ItemIn],
         turns: tuple[Message, ...],
         *,
+        owner: Owner,
         keep: bool,
     ) -> None:
         self._answer = answer
@@ -144,10 +148,11 @@ class _RememberedAnswer:
         self._response_id = generate.request_id
         self._items = items
         self._turns = turns
+        self._owner = owner
         self._keep = keep
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._store.begin(self._response_id, self._translator)
+        self._store.begin(self._response_id, self._owner, self._translator)
         try:
             await self._answer(scope, receive, send)
         finally:
@@ -158,6 +163,7 @@ class _RememberedAnswer:
     def _ended(self) -> StoredResponse:
         return StoredResponse(
             response_id=self._response_id,
+            owner=self._owner,
             body=to_json(self._translator.response()),
             items=to_json([_shown(item, f"item_{index:02x}") for index, item in enumerate(self._items)]),
             turns=(*self._turns, answer_turn(self._translator.answer)),

@@ -19,7 +19,7 @@ def test_the_file_as_it_is_changes_nothing(tmp_path: Path) -> None:
 
 def test_every_key_can_be_uncommented(tmp_path: Path) -> None:
     """With every key's line activated the file still loads, to the very same configuration, and every key comes from it."""
-    active = re.sub(r"^  # (\w+): (?=[\"\[{\d-]|null|true|false)", r"  \1: ", annotated_config(), flags=re.MULTILINE)
+    active = re.sub(r"^  # ([\w.]+): (?=[\"\[{\d-]|null|true|false)", r"  \1: ", annotated_config(), flags=re.MULTILINE)
     (tmp_path / "config.yaml").write_text(active, encoding="utf-8")
     loaded = load_config(file=None, flags={}, environ={}, home=tmp_path)
     assert loaded.config == Config()

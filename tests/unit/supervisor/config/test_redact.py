@@ -25,4 +25,23 @@ def test_secret_values_are_the_ones_that_are_set(tmp_path: Path) -> None:
     """Log filters get exactly the secrets in force."""
     loaded = load_config(file=None, flags={"security.inference_api_key": "k"}, environ={}, home=tmp_path)
     assert secret_values(loaded.config) == ("k",)
-    assert {key.dotted for key in all_keys().values() if key.secret} == {"security.admin_key", "security.inference_api_key"}
+    secret = {"security.admin_key", "security.inference_api_key", "security.inference_keys"}
+    assert {key.dotted for key in all_keys().values() if key.secret} == secret
+
+
+def test_a_part_of_a_value_is_hidden_alone(tmp_path: Path) -> None:
+    """A named key shows everything but itself, however it was written; what its file holds is a secret like the others."""
+    digest = "0" * 64
+    (tmp_path / "key").write_text("hush-file\n")
+    keys = {
+        "alice": {"key": "hush-alice", "models": ["org/*"]},
+        "bob": {"key_sha256": digest},
+        "carol": {"key_file": str(tmp_path / "key")},
+    }
+    loaded = load_config(file=None, flags={"security.inference_keys": keys}, environ={}, home=tmp_path)
+    (shown,) = [value.value for value in shown_values(loaded) if value.key == "security.inference_keys"]
+
+    assert set(secret_values(loaded.config)) == {"hush-alice", digest, "hush-file"}
+    assert (shown["alice"]["key"], shown["alice"]["models"]) == (REDACTED, ("org/*",))
+    assert (shown["bob"]["key_sha256"], shown["bob"]["key"]) == (REDACTED, None)
+    assert (shown["carol"]["key"], shown["carol"]["key_file"]) == (REDACTED, str(tmp_path / "key"))

@@ -1,0 +1,70 @@
+"""A raw value against the type of its key; what is wrong with it is told for the very entry, and never shows a secret."""
+
+import difflib
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from lmx_supervisor.config.error import ConfigError
+from lmx_supervisor.config.keys import Key, all_keys, holds_secret, in_words, literal_spelling, variable_of
+from lmx_supervisor.config.predecessor import OLD_KEYS
+from lmx_supervisor.config.sources import ENVIRONMENT
+
+_SHOWN_VALUE_CHARACTERS_MAX = 80
+
+
+def checked(key: Key, raw: Any, source: str, written_as: str) -> Any:
+    """The value of a key that is written under this name there. Raises `ConfigError`."""
+    name = name_at(source, written_as)
+    entries = _entry_type(key.annotation)
+    if entries is None or not isinstance(raw, dict):
+        return _converted(source, name, key.annotation, raw, key.expected)
+    for entry_name, entry in raw.items():
+        _check_entry(source, f"{name}.{entry_name}", entries, entry)
+    return _converted(source, name, key.annotation, raw, key.expected)
+
+
+def name_at(source: str, dotted: str) -> str:
+    """A key as the operator has to write it in that place."""
+    return variable_of(key_of(dotted)) if source == ENVIRONMENT else dotted
+
+
+def key_of(dotted: str) -> str:
+    """The key that an entry is written in: `models.paths` of `models.paths.some/model`."""
+    key = dotted
+    while key and key not in all_keys() and key not in OLD_KEYS:
+        key = key.rpartition(".")[0]
+    return key or dotted
+
+
+def _entry_type(annotation: Any) -> type[msgspec.Struct] | None:
+    """The struct that each value of a map has to be; None for everything else."""
+    if get_origin(annotation) is not dict:
+        return None
+    entry = get_args(annotation)[1]
+    return entry if isinstance(entry, type) and issubclass(entry, msgspec.Struct) else None
+
+
+def _check_entry(source: str, name: str, kind: type[msgspec.Struct], raw: Any) -> None:
+    if not isinstance(raw, dict):
+        raise ConfigError(source, name, f"expected {in_words(msgspec.inspect.type_info(kind))}")
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    for field_name, value in raw.items():
+        if field_name not in fields:
+            close = difflib.get_close_matches(str(field_name), fields, n=1)
+            raise ConfigError(source, f"{name}.{field_name}", "unknown key", suggestion=close[0] if close else None)
+        annotation = fields[field_name].type
+        _converted(source, f"{name}.{field_name}", annotation, value, in_words(msgspec.inspect.type_info(annotation)))
+
+
+def _converted(source: str, name: str, annotation: Any, raw: Any, expected: str) -> Any:
+    try:
+        return msgspec.convert(literal_spelling(annotation, raw), annotation)
+    except (msgspec.ValidationError, RecursionError) as error:
+        got = "" if holds_secret(annotation) else f", got {_shown(raw)}"
+        raise ConfigError(source, name, f"expected {expected}{got}") from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_VALUE_CHARACTERS_MAX else text[:_SHOWN_VALUE_CHARACTERS_MAX] + "…"

@@ -1,0 +1,162 @@
+"""The security section: sections within it, keys by name, and every combination that would leave a door open."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmx_supervisor.config.error import ConfigError
+from lmx_supervisor.config.keys import all_keys
+from lmx_supervisor.config.load import LoadedConfig, load_config, read_again
+from lmx_supervisor.config.reloading import LIVE_KEYS, plan_reload
+from lmx_supervisor.config.schema import NamedKey
+
+TOKENS = (
+    "supabase_jwt_enabled: true, supabase_jwt_issuer: i, supabase_jwt_audience: a, "
+    "supabase_jwt_jwks_url: https://example.org/jwks.json"
+)
+
+
+def load(home: Path, security: str, environ: dict[str, str] | None = None) -> LoadedConfig:
+    """A configuration whose file has this security section."""
+    (home / "config.yaml").write_text(f"security: {{{security}}}")
+    return load_config(file=None, flags={}, environ=environ or {}, home=home)
+
+
+@pytest.mark.parametrize(
+    "security",
+    [
+        "profile: cloud, admin_key: a, inference_api_key: k",
+        "profile: cloud, admin_key: a, inference_keys: {alice: {key: k}}",
+        f"profile: cloud, admin_key: a, {TOKENS}",
+        "supabase_jwt_enabled: true, supabase_jwt_issuer: i, supabase_jwt_audience: a, supabase_jwt_jwks_url: /etc/jwks.json",
+        "rate_limit: {enabled: true, default_limit: '10 per second; 500/hour', embeddings_limit: 5/minute}",
+        "trusted_proxies: [10.0.0.1, 10.0.0.0/8, 'fd00::/8'], honor_x_forwarded_for: true",
+        "cors_allowed_origins: ['*', 'https://example.org', 'http://localhost:3000', 'tauri://localhost']",
+        "mtls_mode: off, mtls_allowed_subjects: [], endpoint_policy_hooks: {enabled: false, mode: audit}",
+    ],
+)
+def test_what_can_be_used(tmp_path: Path, security: str) -> None:
+    """Locked in each of the ways there are, and the predecessor's keys that ask for nothing."""
+    load(tmp_path, security)
+
+
+@pytest.mark.parametrize(
+    ("security", "key", "words"),
+    [
+        ("profile: cloud", "admin_key", "must be set, because security.profile is cloud"),
+        ("profile: cloud, inference_api_key: k", "admin_key", "profile is cloud"),
+        ("profile: cloud, admin_key: a", "inference_api_key", "(or security.inference_keys, or security.supabase_jwt_enabled)"),
+        ("inference_keys: {alice: {}}", "inference_keys.alice", "must have one of key, key_sha256, key_file, and has none"),
+        ("inference_keys: {alice: {key: hush, key_file: /x}}", "inference_keys.alice", "has key and key_file"),
+        ("inference_keys: {alice: {key: 'hush hush'}}", "inference_keys.alice.key", "printable ASCII"),
+        ("inference_keys: {alice: {key_sha256: hush}}", "inference_keys.alice.key_sha256", "64 hexadecimal digits"),
+        ("inference_keys: {alice: {key_file: nowhere}}", "inference_keys.alice.key_file", "absolute path"),
+        ("inference_keys: {alice: {key_file: /nowhere}}", "inference_keys.alice.key_file", "cannot be read"),
+        ("inference_keys: {alice: {key: hush, model: x}}", "inference_keys.alice.model", "did you mean 'models'"),
+        ("inference_keys: {alice: {key: hush, requests_per_minute: 0}}", "inference_keys.alice.requests_per_minute", "got 0"),
+        ("inference_keys: {alice: hush}", "inference_keys.alice", "a map with key, key_sha256"),
+        ("inference_keys: {'a b': {key: hush}}", "inference_keys", "a map, each value"),
+        ("inference_keys: [hush]", "inference_keys", "a map, each value"),
+        ("inference_keys: {a: {key: hush}, b: {key: hush}}", "inference_keys.b", "is the same key as a"),
+        ("admin_key: hush, inference_keys: {a: {key: hush}}", "inference_keys.a", "is the same key as admin_key"),
+        (
+            "rate_limit: {default_limit: often}",
+            "rate_limit.default_limit",
+            "'often' is no rate limit",
+        ),
+        ("rate_limit: {embeddings_limit: 0/minute}", "rate_limit.embeddings_limit", "must allow 1 to"),
+        ("rate_limit: {chat_completions_limit: 5/year}", "rate_limit.chat_completions_limit", "a second to a day"),
+        ("rate_limit: {default_limit: 1/day;2/day;3/day;4/day;5/day}", "rate_limit.default_limit", "more than 4 limits"),
+        ("rate_limit: {enable: true}", "rate_limit.enable", "did you mean 'security.rate_limit.enabled'"),
+        ("rate_limit: 5/minute", "rate_limit", "must be a map of keys"),
+        ("honor_x_forwarded_for: true", "trusted_proxies", "must name the proxies to believe"),
+        ("trusted_proxies: [proxy.example]", "trusted_proxies", "neither an address nor a network"),
+        ("cors_allowed_origins: [example.org]", "cors_allowed_origins", "is no origin"),
+        ("cors_allowed_origins: ['https://example.org/']", "cors_allowed_origins", "is no origin"),
+        ("supabase_jwt_require: true", "supabase_jwt_enabled", "must be true"),
+        ("supabase_jwt_enabled: true", "supabase_jwt_issuer", "must be set, because security.supabase_jwt_enabled is true"),
+        (TOKENS.replace("https", "http"), "supabase_jwt_jwks_url", "must be an https:// address"),
+        (TOKENS.replace("https://example.org/", ""), "supabase_jwt_jwks_url", "must be an https:// address"),
+        (TOKENS.replace("audience: a", "audience: ''"), "supabase_jwt_audience", "must be set"),
+        ("mtls_mode: required", "mtls_mode", 'only "off" is possible'),
+        ("endpoint_policy_hooks: {enabled: true}", "endpoint_policy_hooks.enabled", "only false is possible"),
+    ],
+)
+def test_what_would_not_lock_is_refused(tmp_path: Path, security: str, key: str, words: str) -> None:
+    """With the entry's own name and the reason, and never with a key in it."""
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, security)
+
+    assert refused.value.key == f"security.{key}"
+    assert words in str(refused.value)
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"LMX_SECURITY__RATE_LIMIT__ENABLED": "true"}, (True, "9/minute")),
+        ({"LMX_SECURITY__RATE_LIMIT": '{"enabled": true, "default_limit": "3/minute"}'}, (True, "3/minute")),
+        ({}, (False, "9/minute")),
+    ],
+)
+def test_a_section_within_a_section_is_merged_key_by_key(
+    tmp_path: Path, variables: dict[str, str], expected: tuple[bool, str]
+) -> None:
+    """A variable for one of its keys leaves the file's others in force; as JSON it says several."""
+    limit = load(tmp_path, "rate_limit: {default_limit: 9/minute}", variables).config.security.rate_limit
+
+    assert (limit.enabled, limit.default_limit) == expected
+
+
+def test_named_keys_in_toml_and_in_a_variable(tmp_path: Path) -> None:
+    """The same keys, however they are written."""
+    (tmp_path / "config.toml").write_text('[security.inference_keys.alice]\nkey = "k"\nmodels = ["a/*"]\n')
+    expected = {"alice": NamedKey(key="k", models=("a/*",))}
+    variable = {"LMX_SECURITY__INFERENCE_KEYS": '{"alice": {"key": "k", "models": ["a/*"]}}'}
+
+    assert load_config(file=None, flags={}, environ={}, home=tmp_path).config.security.inference_keys == expected
+    assert load_config(file=None, flags={}, environ=variable, home=tmp_path / "no").config.security.inference_keys == expected
+
+
+def test_a_key_in_a_file_is_read_with_every_reload(tmp_path: Path) -> None:
+    """Rotating it needs no change of the configuration; a file that is no key any more changes nothing."""
+    file = tmp_path / "alice.key"
+    file.write_text("first\n")
+    running = load(tmp_path, f"inference_keys: {{alice: {{key_file: {file}}}}}")
+    file.write_text("second\n")
+    reload = plan_reload(running, read_again(running))
+
+    assert running.config.security.inference_keys["alice"].key == "first"
+    assert reload.updated == ("security.inference_keys",)
+    assert reload.loaded.config.security.inference_keys["alice"].key == "second"
+    file.write_text("not a key\n")
+    with pytest.raises(ConfigError, match="must hold one key") as refused:
+        read_again(running)
+    assert "not a key" not in str(refused.value)
+
+
+def test_the_hash_of_a_key_is_the_one_that_tools_print(tmp_path: Path) -> None:
+    """`printf %s KEY | sha256sum`."""
+    digest = hashlib.sha256(b"k").hexdigest()
+
+    assert load(tmp_path, f"inference_keys: {{a: {{key_sha256: {digest}}}}}").config.security.inference_keys["a"].key is None
+    with pytest.raises(ConfigError, match="is the same key as inference_api_key"):
+        load(tmp_path, f"inference_api_key: k, inference_keys: {{a: {{key_sha256: {digest}}}}}")
+
+
+def test_a_reload_that_would_open_the_cloud_is_refused(tmp_path: Path) -> None:
+    """The file that would do it is no configuration at all, so nothing of it is taken."""
+    running = load(tmp_path, "profile: cloud, admin_key: a, inference_api_key: k")
+    (tmp_path / "config.yaml").write_text("security: {profile: cloud, admin_key: a}")
+    with pytest.raises(ConfigError, match=r"because security\.profile is cloud"):
+        read_again(running)
+
+
+def test_all_of_security_is_live() -> None:
+    """Who may do what never waits for the next start."""
+    security: set[Any] = {dotted for dotted in all_keys() if dotted.startswith("security.")}
+
+    assert security <= LIVE_KEYS
