@@ -344,6 +344,22 @@ QUANTIZE_TELL_PERCENT = 1.0
 QUANTIZE_SHARD_BYTES = 1024**3
 QUANTIZE_COPIED_FILE_BYTES_MAX = 256 * 1024**2
 
+# --- prefixes that outlive their worker --------------------------------------------------------------------------------------
+PREFIX_CACHE_DISK_BYTES = 8 * 1024**3
+PREFIX_DISK_RESERVE_BYTES = 1024**3
+PREFIX_FILES_PER_MODEL_MAX = 8
+PREFIX_FILE_BYTES_MAX = 1024**3
+PREFIX_HEADER_BYTES_MAX = 8 * 1024**2
+PREFIX_CHUNK_BYTES = 4 * 1024**2
+PREFIX_TOKENS_MIN = 64
+PREFIX_NEW_RATIO_MIN = 0.125
+PREFIX_SAVE_SECONDS = 5.0
+PREFIX_SAVE_GRACE_RATIO = 0.5
+PREFIX_SAVE_BYTES_PER_SECOND = 200 * 1024**2
+PREFIX_DISK_CALL_SECONDS = 30.0
+PREFIX_CLOSE_SECONDS = 2.0
+PREFIX_NAME_CHARACTERS_MAX = 64
+
 # --- inside a worker --------------------------------------------------------------------------------------------------------
 BOOT_SPEC_BYTES_MAX = 64 * 1024
 INBOX_COMMANDS_MAX = 4096

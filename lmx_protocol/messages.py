@@ -314,6 +314,10 @@ class Load(Wire, frozen=True, kw_only=True, tag="load"):
     """Give this worker its model. Sent once in a worker's life."""
 
     model: ModelSpec
+    digest: str = ""
+    """Of the model's files and load configuration; empty: not known, and nothing that was computed may outlive the worker."""
+    prefix_directory: str = ""
+    """Where the computed prefixes of this model lie between two lives of its workers; empty: they do not."""
 
 
 class Begin(Wire, frozen=True, kw_only=True, tag="beg"):
@@ -342,6 +346,10 @@ class Shutdown(Wire, frozen=True, kw_only=True, tag="bye"):
     """Stop within the grace: refuse new work, cancel what runs, exit 0."""
 
     grace_seconds: float
+    prefix_bytes_max: Count = 0
+    """What the prefixes that the worker leaves behind may take on the disk; 0: it leaves none, and takes no time for it."""
+    prefix_seconds: Seconds = 0.0
+    """How much of the grace they may take."""
 
 
 ToWorker = Load | Begin | Cancel | Credit | Shutdown
@@ -410,13 +418,42 @@ class Beat(Wire, frozen=True, kw_only=True, tag="hb"):
     kv_used_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
+class PrefixesSaved(Wire, frozen=True, kw_only=True, tag="ps"):
+    """The worker is stopping, and this is what it leaves on the disk of what it computed: what it wrote, and what it kept."""
+
+    prefixes: Count
+    tokens: Count
+    bytes: Count
+    kept: Count
+    """Files of earlier lives that are still worth their place."""
+    seconds: Seconds
+    problem: str = ""
+    """Why it is less than it could be."""
+
+
+class PrefixRestored(Wire, frozen=True, kw_only=True, tag="pr"):
+    """A prompt began like a saved prefix, which was read back instead of computed."""
+
+    tokens: Count
+    bytes: Count
+    seconds: Seconds
+
+
+class PrefixesDropped(Wire, frozen=True, kw_only=True, tag="pd"):
+    """Saved prefixes were deleted because they cannot be used."""
+
+    files: Count
+    reason: str
+
+
 class Goodbye(Wire, frozen=True, kw_only=True, tag="end"):
     """Last message of an orderly exit."""
 
     reason: str
 
 
-FromWorker = Hello | Imported | LoadProgress | Loaded | LoadFailed | StepEvents | Beat | Goodbye
+PrefixNews = PrefixesSaved | PrefixRestored | PrefixesDropped
+FromWorker = Hello | Imported | LoadProgress | Loaded | LoadFailed | StepEvents | Beat | PrefixNews | Goodbye
 
 # --- the inherited pipe ------------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ from lmx_supervisor.runtime.job_specs import hub_secrets
 from lmx_supervisor.runtime.journal import Journal
 from lmx_supervisor.runtime.journal_setup import journal_settings, kept_logs, session_that_begins
 from lmx_supervisor.runtime.live_config import LiveConfig
+from lmx_supervisor.runtime.prefix_disk import PrefixDisk
 from lmx_supervisor.runtime.preset_shelf import PresetShelf
 from lmx_supervisor.runtime.quantize_file import QuantizeFile, SavedJob, left_behind, read_quantize_jobs
 from lmx_supervisor.runtime.quantize_file import restored as restored_jobs
@@ -101,7 +102,8 @@ async def running_service(
     run_dir = RunDir()
     try:
         past = _look_back(home, loaded, directory, copies)
-        supervisor = Supervisor(policy_of(config), _timing(config), run_dir)
+        prefixes = PrefixDisk(home, lambda: live.config)
+        supervisor = Supervisor(policy_of(config), _timing(config, prefixes), run_dir)
         for saved in past.state.document.quarantine if past.state.document else ():
             supervisor.post(quarantine_known(saved))
         for peak in past.state.document.memory_peaks if past.state.document else ():
@@ -112,7 +114,8 @@ async def running_service(
         accesses = AccessKeeper(home, supervisor)
         state = StateKeeper(home, supervisor, past.state.document, past.decision, os.getpid())
         registry = CompatibilityRegistry(home, supervisor, past.registry.document.rows if past.registry.document else ())
-        live = LiveConfig(loaded, _applying_to(supervisor, redaction))
+        supervisor.subscribe(prefixes.take)
+        live = LiveConfig(loaded, _applying_to(supervisor, redaction, prefixes))
         recorder = CrashRecorder(archive, redaction.strike)
         supervisor.on_autopsy(recorder.record)
         redaction.learn(hub_secrets(os.environ))
@@ -149,10 +152,12 @@ async def running_service(
                 jobs=room.jobs,
                 shelf=shelf,
                 kept_logs=kept_logs(config, home, os.environ),
+                prefixes=prefixes,
             )
             room.quantizer.on_progress = service.events.take
             running = Running(service, supervisor)
             journal = _open_journal(loaded, home, past.decision, running)
+            prefixes.trim_soon()
             for found in (past.state, past.registry, past.downloads, past.accesses, past.quantize_jobs, registered.found):
                 _tell_if_set_aside(supervisor, found.problem, found.set_aside)
             await shelf.try_reload()
@@ -161,6 +166,7 @@ async def running_service(
             clean = not supervisor.unsound.is_set()
         finally:
             await supervisor.drain(live.config.server.drain_seconds)
+            await prefixes.close()
             await room.close()
             await registry.close()
             await accesses.close()
@@ -238,19 +244,22 @@ def _tell_if_set_aside(supervisor: Supervisor, problem: str | None, set_aside: P
         supervisor.tell("file_set_aside", problem=problem, now_at=str(set_aside), alarming=True)
 
 
-def _applying_to(supervisor: Supervisor, redaction: Redaction) -> Callable[[Config], None]:
+def _applying_to(supervisor: Supervisor, redaction: Redaction, prefixes: PrefixDisk) -> Callable[[Config], None]:
     """Hands a reloaded configuration to those that keep a copy of it."""
 
     def apply(config: Config) -> None:
         redaction.learn(secret_values(config))
         supervisor.policy = policy_of(config)
         set_log_level(config.logging.level)
+        # Not from this very call: the new configuration is in force when it has returned.
+        prefixes.trim_soon()
 
     return apply
 
 
-def _timing(config: Config) -> WorkerTiming:
+def _timing(config: Config, prefixes: PrefixDisk) -> WorkerTiming:
     return WorkerTiming(
         beat_interval_seconds=config.supervision.beat_interval_seconds,
         c_watchdog_seconds=config.supervision.c_watchdog_seconds,
+        prefix_directory_of=prefixes.directory_of,
     )

@@ -17,7 +17,6 @@ from lmx_protocol.messages import (
     Loaded,
     LoadFailed,
     LoadProgress,
-    ModelSpec,
     Shutdown,
     StepEvents,
 )
@@ -27,6 +26,8 @@ from lmx_worker.batch import Batch
 from lmx_worker.inbox import Command, Counted, Inbox, PrepareFailed
 from lmx_worker.memory import footprint_bytes
 from lmx_worker.outbox import Outbox
+from lmx_worker.prefixes.keeping import fill_shelf, open_shelf
+from lmx_worker.prefixes.shelf import Shelf
 from lmx_worker.prepare import Preparer
 from lmx_worker.vitals import Vitals
 
@@ -46,21 +47,23 @@ class Engine:
         self._preparer = preparer
         self._vitals = vitals
         self._batch = Batch(backend)
-        self._order: ModelSpec | None = None
-        self._stopping = False
+        self._order: Load | None = None
+        self._shelf: Shelf | None = None
+        self._stop_order: Shutdown | None = None
         self._step_failures = 0
+        self._has_failed = False
 
     def run(self) -> None:
         """The thread's body. Leaves through `Outbox.depart`; an exception that escapes is a bug and ends the worker."""
         if not self._import():
             return
-        while self._order is None and not self._stopping:
+        while self._order is None and self._stop_order is None:
             self._apply(self._inbox.take(None))
-        if self._order is not None and not self._stopping and not self._load(self._order):
+        if self._order is not None and self._stop_order is None and not self._load(self._order):
             return
-        while not self._stopping:
+        while self._stop_order is None:
             self._turn()
-        self._stop()
+        self._stop(self._stop_order)
 
     def _import(self) -> bool:
         started_at = time.monotonic()
@@ -77,22 +80,23 @@ class Engine:
         self._outbox.post(Imported(backend_version=version, seconds=time.monotonic() - started_at))
         return True
 
-    def _load(self, order: ModelSpec) -> bool:
+    def _load(self, order: Load) -> bool:
         self._vitals.phase = WorkerPhase.LOADING
         started_at = time.monotonic()
         try:
-            facts = self._backend.load(order, _ProgressReport(self._outbox, self._vitals).tell)
+            facts = self._backend.load(order.model, _ProgressReport(self._outbox, self._vitals).tell)
         except LoadError as error:
             fits = error.code != ErrorCode.INSUFFICIENT_MEMORY
             self._give_up(error.code, str(error), ExitCode.BAD_MODEL if fits else ExitCode.WILL_NOT_FIT)
             return False
         except MemoryError:
-            message = f"there is not enough memory to load {order.model_id}"
+            message = f"there is not enough memory to load {order.model.model_id}"
             self._give_up(ErrorCode.INSUFFICIENT_MEMORY, message, ExitCode.WILL_NOT_FIT)
             return False
         self._vitals.phase = WorkerPhase.IDLE
         self._vitals.loaded = True
         self._outbox.post(Loaded(facts=facts, seconds=time.monotonic() - started_at, footprint_bytes=footprint_bytes()))
+        self._shelf = open_shelf(order, facts, self._backend, self._outbox.post)
         self._preparer.open()
         return True
 
@@ -121,6 +125,7 @@ class Engine:
             deltas = self._batch.step()
             self._batch.apply(deltas, time.monotonic())
         except Exception as error:
+            self._has_failed = True
             self._step_failures += 1
             if self._step_failures >= STEP_FAILURES_MAX:
                 raise
@@ -128,6 +133,8 @@ class Engine:
             self._batch.fail_running(f"the model failed while generating: {error}")
         else:
             self._step_failures = 0
+            if self._shelf is not None:
+                self._shelf.proved()
         self._vitals.steps += 1
 
     def _wait_seconds(self) -> float | None:
@@ -157,9 +164,9 @@ class Engine:
                 case Credit():
                     self._batch.grant(command)
                 case Load():
-                    self._order = command.model
+                    self._order = command
                 case Shutdown():
-                    self._stopping = True
+                    self._stop_order = command
 
     def _send(self, events: list[AnyRequestEvent]) -> None:
         """One frame for all, or as few as the frame limit allows. A single event is bounded far below it by construction."""
@@ -174,10 +181,13 @@ class Engine:
             self._send(events[:half])
             self._send(events[half:])
 
-    def _stop(self) -> None:
+    def _stop(self, order: Shutdown) -> None:
         self._vitals.phase = WorkerPhase.STOPPING
         self._batch.cancel_all()
         self._send(self._batch.collect(time.monotonic()))
+        # What a model computed that has failed once is not handed on to its next life.
+        if self._shelf is not None and order.prefix_bytes_max and not self._has_failed:
+            fill_shelf(self._shelf, self._backend, order)
         self._backend.close()
         self._outbox.post(Goodbye(reason="shutdown"))
         self._outbox.depart(ExitCode.OK)

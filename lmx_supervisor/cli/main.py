@@ -30,6 +30,7 @@ COMMANDS = (
     "probe",
     "quantize",
     "quarantine",
+    "prefixes",
     "crashes",
     "presets",
     "run",

@@ -34,6 +34,9 @@ LIVE_KEYS = frozenset(
         "models.warm_pool_enabled",
         "models.prefetch_interval_sec",
         "models.warm_pool_size",
+        # For the stops to come; what is on the disk is cut down at once.
+        "models.prefix_cache_enabled",
+        "models.prefix_cache_disk_bytes_max",
         "models.queue_per_model",
         "models.queue_total",
         "models.semaphore_timeout_sec",

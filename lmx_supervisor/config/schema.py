@@ -99,6 +99,11 @@ class ModelsConfig(Section, frozen=True, kw_only=True):
     """How often that is looked at."""
     warm_pool_size: Annotated[int, Meta(ge=1, le=10)] = limits.WARM_POOL_SIZE
     """Models loaded so that nobody has used yet, at most."""
+    prefix_cache_enabled: bool = True
+    """Keep computed prompts on the disk when a model is stopped in order, and read them back when it is loaded again.
+    Off: none are kept, and those there are get deleted."""
+    prefix_cache_disk_bytes_max: Annotated[int, Meta(ge=0, le=2**50)] = limits.PREFIX_CACHE_DISK_BYTES
+    """What they may take on the disk, those of all models together; the least recently used go first."""
     queue_per_model: Annotated[int, Meta(ge=0, le=100_000)] = limits.QUEUE_PER_MODEL
     """Requests that may wait for one model."""
     queue_total: Annotated[int, Meta(ge=0, le=100_000)] = limits.QUEUE_TOTAL

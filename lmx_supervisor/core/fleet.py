@@ -18,6 +18,7 @@ from lmx_protocol.messages import (
     Loaded,
     LoadFailed,
     LoadProgress,
+    PrefixNews,
     StepEvents,
 )
 from lmx_protocol.states import WorkerState
@@ -33,6 +34,7 @@ from lmx_supervisor.core.loading import Loading
 from lmx_supervisor.core.memory_return import MemoryReturn
 from lmx_supervisor.core.memory_watch import MemoryMark, MemoryWatch, memory_mark
 from lmx_supervisor.core.policy import Policy
+from lmx_supervisor.core.prefixes import told
 from lmx_supervisor.core.readiness import ReadinessWatch
 from lmx_supervisor.core.roster import Roster
 from lmx_supervisor.core.serving import ForeignEventError, Serving
@@ -180,6 +182,8 @@ class Fleet:
         elif isinstance(message, LoadProgress):
             slot.load_progress = message
             incarnation.last_progress_at = now
+        elif isinstance(message, PrefixNews):
+            self._state.emit(told(slot.model_id, message))
         elif isinstance(message, Loaded):
             return self._loading.loaded(slot, incarnation, message, now)
         else:

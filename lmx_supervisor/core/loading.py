@@ -216,7 +216,7 @@ class Loading:
         slot.move(WorkerState.LOADING, now, "the worker reported for duty")
         incarnation.load_sent_at = now
         incarnation.last_progress_at = now
-        self._state.emit(Send(incarnation.name, Load(model=slot.spec)))
+        self._state.emit(Send(incarnation.name, Load(model=slot.spec, digest=slot.digest)))
 
     def memory_checked(self, event: e.MemoryChecked, now: float) -> None:
         """A check of a dead worker's memory ended: loads that waited for it may go on, or are refused."""

@@ -52,6 +52,7 @@ class Policy:
     warm_pool_enabled: bool = False
     prefetch_interval_seconds: float = limits.PREFETCH_INTERVAL_SECONDS
     warm_pool_size: int = limits.WARM_POOL_SIZE
+    prefix_cache_bytes_max: int = 0
 
 
 def policy_of(config: Config) -> Policy:
@@ -99,4 +100,5 @@ def policy_of(config: Config) -> Policy:
         warm_pool_enabled=models.warm_pool_enabled,
         prefetch_interval_seconds=models.prefetch_interval_sec,
         warm_pool_size=models.warm_pool_size,
+        prefix_cache_bytes_max=models.prefix_cache_disk_bytes_max if models.prefix_cache_enabled else 0,
     )

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from lmx_protocol import limits
-from lmx_protocol.messages import Shutdown
 from lmx_supervisor.core.actions import Send, Signal, Spawn, WorkerSignal
 from lmx_supervisor.core.exit_reason import KillCause, Verdict
 from lmx_supervisor.core.health import overdue
 from lmx_supervisor.core.incarnation import Incarnation, Ladder
+from lmx_supervisor.core.prefixes import shutdown_order
 from lmx_supervisor.core.slot import SERVING, STARTING
 from lmx_supervisor.core.state import FleetState
 
@@ -95,7 +95,7 @@ class Roster:
             incarnation.ladder = Ladder(cause, kill_at=now + grace_seconds)
             incarnation.ladder.asked = incarnation.hello_at is not None
             if incarnation.ladder.asked:
-                emit(Send(incarnation.name, Shutdown(grace_seconds=grace_seconds)))
+                emit(Send(incarnation.name, shutdown_order(self._state, incarnation, cause, grace_seconds, now)))
                 emit(Signal(incarnation.name, WorkerSignal.TERMINATE))
             else:
                 self._kill(incarnation, now)

@@ -101,6 +101,15 @@ class CompatibilityRow(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str | float | None] = {}
 
 
+class PrefixCacheUse(msgspec.Struct, frozen=True, kw_only=True):
+    """How much there is of computed prompts on the disk, and how much there may be."""
+
+    enabled: bool
+    files: int
+    bytes: int
+    bytes_max: int
+
+
 class ReloadOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a reload changed, as dotted configuration keys."""
 
@@ -203,6 +212,16 @@ class Jobs(Protocol):
         """Have it ended; one that is over stays as it is. Raises `Refusal` when it is not known."""
 
 
+class PrefixCache(Protocol):
+    """What stopped models have left of their computed prompts."""
+
+    async def use(self) -> PrefixCacheUse:
+        """What there is now. Raises `Refusal`."""
+
+    async def clear(self, model_id: str | None = None) -> int:
+        """Delete the prompts of one model, or all; returns the bytes freed. Raises `Refusal`."""
+
+
 class Service(Protocol):
     """Everything the gateway may ask."""
 
@@ -233,6 +252,10 @@ class Service(Protocol):
     @property
     def events(self) -> EventFeed:
         """What operators are told."""
+
+    @property
+    def prefixes(self) -> PrefixCache:
+        """The computed prompts on the disk."""
 
     def metrics(self) -> bytes:
         """Everything that is measured, in Prometheus' text format 0.0.4."""

@@ -28,6 +28,7 @@ from lmx_supervisor.gateway.admin.metrics import AdminMetrics
 from lmx_supervisor.gateway.admin.models import AdminModels
 from lmx_supervisor.gateway.admin.performance import AdminPerformance
 from lmx_supervisor.gateway.admin.predictor import AdminPredictor
+from lmx_supervisor.gateway.admin.prefix_cache import AdminPrefixCache
 from lmx_supervisor.gateway.admin.presets import AdminPresets
 from lmx_supervisor.gateway.admin.probe import AdminProbe
 from lmx_supervisor.gateway.admin.quantize import AdminQuantize
@@ -155,6 +156,7 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
     presets = AdminPresets(service)
     logs, metrics = AdminLogs(service), AdminMetrics(service)
     quantize = AdminQuantize(service)
+    prefixes = AdminPrefixCache(service)
     return [
         Route("/models", models.index),
         Route("/models/available", models.available),
@@ -175,6 +177,9 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/quantize", quantize.start, methods=["POST"]),
         Route("/quantize/{job_id}", quantize.show),
         Route("/quantize/{job_id}/cancel", quantize.cancel, methods=["POST"]),
+        Route("/prefix-cache", prefixes.show),
+        Route("/prefix-cache", prefixes.clear, methods=["DELETE"]),
+        Route("/prefix-cache/{model_id:path}", prefixes.clear_model, methods=["DELETE"]),
         Route("/status", status.status),
         Route("/presets", presets.index),
         Route("/presets/reload", presets.reload, methods=["POST"]),

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.exit_reason import ExitReason
+from lmx_supervisor.core.prefixes import PREFIX_RESTORED, PREFIXES_DROPPED, PREFIXES_SAVED
 from lmx_supervisor.core.slot import StopReason
 
 UNLOADED_BY_OPERATOR = StopReason.MANUAL
@@ -32,6 +33,12 @@ class ToldMetrics:
         self._unfitting = counter("lmx_loads_refused_for_memory", "Loads that did not fit.", "model")
         self._shed = counter("lmx_requests_shed", "Requests refused because the host's memory was nearly used up.")
         self._incompatible = counter("lmx_model_compatibility_fail", "Failed checks of a model with its backend.", "model")
+        self._saved_prefixes = counter("lmx_prefixes_saved", "Computed prefixes written to the disk in a stop.", "model")
+        self._saved_bytes = counter("lmx_prefixes_saved_bytes", "What they took there.", "model")
+        self._restored_prefixes = counter("lmx_prefixes_restored", "Saved prefixes that a prompt began like.", "model")
+        self._restored_bytes = counter("lmx_prefixes_restored_bytes", "What was read for them.", "model")
+        self._restored_tokens = counter("lmx_prefixes_restored_tokens", "Tokens read instead of computed.", "model")
+        self._dropped_prefixes = counter("lmx_prefixes_dropped", "Saved prefixes that could not be used.", "model")
         self._handlers: Mapping[str, Callable[[str, Mapping[str, Any]], None]] = {
             "worker_exited": self._exited,
             "worker_restarting": lambda model, fields: self._restarts.labels(model, str(fields["reason"])).inc(),
@@ -39,6 +46,9 @@ class ToldMetrics:
             "model_unloaded": self._unloaded,
             "load_refused": lambda model, fields: self._unfitting.labels(model).inc(),
             "model_compatibility_recorded": self._recorded,
+            PREFIXES_SAVED: self._prefixes_saved,
+            PREFIX_RESTORED: self._prefix_restored,
+            PREFIXES_DROPPED: lambda model, fields: self._dropped_prefixes.labels(model).inc(fields["files"]),
         }
 
     def take(self, tell: Tell) -> None:
@@ -69,3 +79,12 @@ class ToldMetrics:
     def _recorded(self, model: str, fields: Mapping[str, Any]) -> None:
         if fields["outcome"] == "fail":
             self._incompatible.labels(model).inc()
+
+    def _prefixes_saved(self, model: str, fields: Mapping[str, Any]) -> None:
+        self._saved_prefixes.labels(model).inc(fields["prefixes"])
+        self._saved_bytes.labels(model).inc(fields["bytes"])
+
+    def _prefix_restored(self, model: str, fields: Mapping[str, Any]) -> None:
+        self._restored_prefixes.labels(model).inc()
+        self._restored_bytes.labels(model).inc(fields["bytes"])
+        self._restored_tokens.labels(model).inc(fields["tokens"])

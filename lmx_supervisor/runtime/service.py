@@ -50,6 +50,7 @@ from lmx_supervisor.runtime.local_jobs import LocalJobs
 from lmx_supervisor.runtime.model_loader import ModelLoader
 from lmx_supervisor.runtime.model_supply import ModelSupply
 from lmx_supervisor.runtime.prefetcher import Prefetcher
+from lmx_supervisor.runtime.prefix_disk import PrefixDisk
 from lmx_supervisor.runtime.preset_shelf import PresetShelf
 from lmx_supervisor.runtime.records import KeptLogs, ServiceRecords
 from lmx_supervisor.runtime.state_keeper import StateKeeper
@@ -79,11 +80,13 @@ class LocalService:
         shelf: PresetShelf,
         kept_logs: KeptLogs,
         jobs: LocalJobs,
+        prefixes: PrefixDisk,
     ) -> None:
         self._shelf = shelf
         self._live = live
         self._downloader = downloader
         self._supply = ModelSupply(lambda: live.config, catalog, downloader, looks)
+        self.prefixes = prefixes
         self._deleting: set[str] = set()
         self.jobs = jobs
         jobs.being_deleted = self._deleting
@@ -266,6 +269,7 @@ class LocalService:
         try:
             freed_bytes = await self._catalog.delete(model_id)
             parts_bytes = await self._downloader.discard_parts(model_id) if is_repository_id(model_id) else 0
+            await self.prefixes.clear(model_id)
         finally:
             self._deleting.discard(model_id)
         if freed_bytes is None and parts_bytes == 0:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import zmq
 import zmq.asyncio
 
@@ -35,10 +36,12 @@ _CRASH_HEAD_CHARACTERS = limits.STDERR_TAIL_BYTES
 
 @dataclass(frozen=True, slots=True)
 class WorkerTiming:
-    """The worker's own clockwork, from the configuration."""
+    """The worker's own clockwork, from the configuration; and where it may leave what it computed."""
 
     beat_interval_seconds: float
     c_watchdog_seconds: float
+    prefix_directory_of: Callable[[str], str] = lambda _: ""
+    """A directory by model id; empty: it may not."""
 
 
 class WorkerProcess:
@@ -83,6 +86,7 @@ class WorkerProcess:
         self._on_exit = on_exit
         self._witness = witness
         self._outputs = outputs
+        self._prefix_directory_of = timing.prefix_directory_of
         self._files_at_load: asyncio.Task[Looks] | None = None
         self._comparing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -126,6 +130,8 @@ class WorkerProcess:
             self._outputs.adopt(message.model.model_id, self._incarnation, self._output)
             looking = self._witness.look_at_files(Path(message.model.path))
             self._files_at_load = asyncio.get_running_loop().create_task(looking)
+            directory = self._prefix_directory_of(message.model.model_id)
+            message = msgspec.structs.replace(message, prefix_directory=directory)
         self._link.send(message)
 
     def _hear(self, message: FromWorker) -> None:

@@ -21,6 +21,8 @@ from lmx_worker.backends.base import (
     RequestError,
     generation_only,
 )
+from lmx_worker.prefixes.keeping import PrefixKeeper
+from lmx_worker.prefixes.shelf import Prefix, Shelf
 
 
 class Reader(Protocol):
@@ -158,6 +160,15 @@ class CombinedBackend:
             tokens_decoded=generating.tokens_decoded,
             kv_used_ratio=generating.kv_used_ratio,
         )
+
+    def use_shelf(self, shelf: Shelf) -> None:
+        """See `PrefixKeeper.use_shelf`: what is only read is computed anew each time."""
+        if isinstance(self._generator, PrefixKeeper):
+            self._generator.use_shelf(shelf)
+
+    def prefixes(self) -> list[Prefix]:
+        """See `PrefixKeeper.prefixes`."""
+        return self._generator.prefixes() if isinstance(self._generator, PrefixKeeper) else []
 
     def close(self) -> None:
         """See `Backend.close`. The reader first: it may stand on the other half's weights."""

@@ -30,6 +30,9 @@ from lmx_protocol.messages import (
     LoadProgress,
     Message,
     Prefill,
+    PrefixesDropped,
+    PrefixesSaved,
+    PrefixRestored,
     RankRequest,
     Reasoning,
     Scores,
@@ -85,6 +88,9 @@ FROM_WORKER: tuple[FromWorker, ...] = (
         waiting=0,
         footprint_bytes=1000,
     ),
+    PrefixesSaved(prefixes=1, tokens=100, bytes=1000, kept=1, seconds=0.1),
+    PrefixRestored(tokens=100, bytes=1000, seconds=0.1),
+    PrefixesDropped(files=1, reason="its checksum is wrong"),
     Goodbye(reason="shutdown"),
 )
 GENERATE = GenerateRequest(
@@ -94,14 +100,14 @@ GENERATE = GenerateRequest(
     tools=(Tool(name="f"),),
 )
 TO_WORKER: tuple[ToWorker, ...] = (
-    Load(model=spec()),
+    Load(model=spec(), digest="d", prefix_directory="/nowhere"),
     Begin(request=GENERATE, credit_frames=1, credit_bytes=1),
     Begin(request=EmbedRequest(request_id="r", model_id="m", inputs=("x", (1, 2))), credit_frames=1, credit_bytes=1),
     Begin(request=RankRequest(request_id="r", model_id="m", query="q", documents=("d",)), credit_frames=1, credit_bytes=1),
     Begin(request=CountRequest(request_id="r", model_id="m", of=GENERATE), credit_frames=1, credit_bytes=1),
     Cancel(request_id="r"),
     Credit(request_id="r", frames=1, bytes=1),
-    Shutdown(grace_seconds=1.0),
+    Shutdown(grace_seconds=1.0, prefix_bytes_max=1000, prefix_seconds=0.5),
 )
 
 

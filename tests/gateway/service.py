@@ -25,6 +25,7 @@ from lmx_supervisor.core.service import (
     LoadOutcome,
     ModelOnDisk,
     Origin,
+    PrefixCacheUse,
     ReloadOutcome,
     ServiceStatus,
     UnloadOutcome,
@@ -131,6 +132,20 @@ async def _each(pieces: list[bytes]) -> AsyncIterator[bytes]:
         yield piece
 
 
+class FedPrefixes:
+    """A prefix cache of a few bytes."""
+
+    def __init__(self) -> None:
+        self.cleared: list[str | None] = []
+
+    async def use(self) -> PrefixCacheUse:
+        return PrefixCacheUse(enabled=True, files=2, bytes=1000, bytes_max=2000)
+
+    async def clear(self, model_id: str | None = None) -> int:
+        self.cleared.append(model_id)
+        return 1000
+
+
 class FedService:
     """Everything a `core.service.Service` offers, from plain attributes that tests set."""
 
@@ -150,6 +165,7 @@ class FedService:
         self.answers: list[FedAnswer] = []
         self.origins: list[Origin] = []
         self.events = EventBus(Redaction(()))
+        self.prefixes = FedPrefixes()
         self.crash_reports: dict[str, CrashReport] = {}
         self.reload_result: ReloadOutcome | Exception = ReloadOutcome(updated=(), ignored=())
         self.metrics_text = b""

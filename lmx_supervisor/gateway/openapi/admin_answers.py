@@ -218,6 +218,13 @@ class Released(Answer, frozen=True, kw_only=True):
     released: list[str]
 
 
+class PrefixesCleared(Answer, frozen=True, kw_only=True):
+    """Computed prompts that are not on the disk any more."""
+
+    success: Literal[True]
+    freed_bytes: int
+
+
 class MemoryOut(Answer, frozen=True, kw_only=True):
     """The machine's memory."""
 

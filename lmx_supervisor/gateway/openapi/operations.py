@@ -8,6 +8,7 @@ from lmx_supervisor.core.downloads.orders import DownloadView
 from lmx_supervisor.core.probes import ProbeReport
 from lmx_supervisor.core.quantization.orders import QuantizeJob
 from lmx_supervisor.core.records import JournalFile, LogPlaces
+from lmx_supervisor.core.service import PrefixCacheUse
 from lmx_supervisor.core.views import FleetView, WorkerView
 from lmx_supervisor.gateway.admin.compatibility import Query as CompatibilityQuery
 from lmx_supervisor.gateway.admin.downloads import ConfirmBody, DownloadBody, DownloadsQuery
@@ -335,6 +336,27 @@ OPERATIONS: tuple[Operation, ...] = (
         body=ClearBody,
         answers={200: admin.Released},
         example={"model_id": None},
+    ),
+    Operation(
+        method="get",
+        path="/admin/prefix-cache",
+        summary="Computed prompts on the disk",
+        key="admin",
+        answers={200: PrefixCacheUse},
+    ),
+    Operation(
+        method="delete",
+        path="/admin/prefix-cache",
+        summary="Delete the computed prompts of all models",
+        key="admin",
+        answers={200: admin.PrefixesCleared},
+    ),
+    Operation(
+        method="delete",
+        path="/admin/prefix-cache/{model_id}",
+        summary="Delete the computed prompts of one model",
+        key="admin",
+        answers={200: admin.PrefixesCleared},
     ),
     Operation(
         method="get", path="/admin/status", summary="The service in numbers", key="admin", answers={200: admin.StatusOut}

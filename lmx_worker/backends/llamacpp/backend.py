@@ -29,9 +29,11 @@ from lmx_worker.backends.llamacpp.context import DecodeContext, DecodeFailedErro
 from lmx_worker.backends.llamacpp.generation import Generation
 from lmx_worker.backends.llamacpp.grammar_tokens import open_grammar_tokenizer
 from lmx_worker.backends.llamacpp.sampler import TokenSampler, check_sampling
-from lmx_worker.backends.llamacpp.slots import Slot, expired, place, share_prefill
+from lmx_worker.backends.llamacpp.slot_memory import SlotMemory
+from lmx_worker.backends.llamacpp.slots import share_prefill
 from lmx_worker.backends.llamacpp.weights import Weights, load_weights
 from lmx_worker.backends.logprobs import LogprobReader
+from lmx_worker.prefixes.shelf import Prefix, Shelf
 from lmx_worker.text.answer_reader import PLAIN, Reading
 from lmx_worker.text.grammar import FormCompiler, form_failed
 from lmx_worker.text.output import AnswerOutput
@@ -55,12 +57,10 @@ class LlamaCppBackend:
         self._context: DecodeContext | None = None
         self._chat: Any = None
         self._forms: FormCompiler | None = None
-        self._slots: list[Slot] = []
+        self._memory: SlotMemory | None = None
         self._generations: dict[str, Generation] = {}
         self._context_length = 0
         self._prefill_chunk_tokens = 0
-        self._reuses_prefixes = True
-        self._clock = 0
         self._tokens_prefilled = 0
         self._tokens_decoded = 0
         self._stats = BackendStats(0, 0, 0, 0.0)
@@ -88,7 +88,6 @@ class LlamaCppBackend:
         weights = self._weights = load_weights(self._api, spec, progress)
         self._context_length = min(spec.context_length or CONTEXT_LENGTH, weights.train_context_length)
         self._prefill_chunk_tokens = spec.prefill_chunk_tokens
-        self._reuses_prefixes = spec.prefix_cache
         cells = self._cells_wanted or self._context_length * spec.slots
         try:
             self._chat = _chat_of(weights)
@@ -97,7 +96,9 @@ class LlamaCppBackend:
             self.close()
             raise
         self._forms = FormCompiler(lambda: open_grammar_tokenizer(weights))
-        self._slots = [Slot(sequence) for sequence in range(spec.slots)]
+        self._memory = SlotMemory(
+            self._context, slots=spec.slots, can_cut=not weights.keeps_whole_sequences, reuses=spec.prefix_cache
+        )
         return ModelFacts(
             backend="llamacpp",
             backend_version=self._version,
@@ -132,6 +133,15 @@ class LlamaCppBackend:
     def weights(self) -> Weights | None:
         """What is loaded, for others that read with it."""
         return self._weights
+
+    def use_shelf(self, shelf: Shelf) -> None:
+        """See `PrefixKeeper.use_shelf`."""
+        assert self._memory is not None, "a shelf before load"
+        self._memory.use_shelf(shelf)
+
+    def prefixes(self) -> list[Prefix]:
+        """See `PrefixKeeper.prefixes`."""
+        return self._memory.prefixes() if self._memory is not None else []
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -181,15 +191,15 @@ class LlamaCppBackend:
 
     def has_room(self) -> bool:
         """Whether a slot is free."""
-        return len(self._generations) < len(self._slots)
+        return self._memory is not None and len(self._generations) < len(self._memory)
 
     def insert(self, prepared: AnyPrepared) -> None:
         """Give the request a slot, with whatever computed prefix can be found for it."""
-        weights, context = self._weights, self._context
+        weights, memory = self._weights, self._memory
         assert isinstance(prepared, Prepared), "what is only read goes to the reader"
-        assert weights is not None and context is not None and self.has_room()
+        assert weights is not None and memory is not None and self.has_room()
         assert prepared.request.request_id not in self._generations
-        slot, cached_tokens = self._claim(prepared, context, partial=not weights.keeps_whole_sequences)
+        slot, cached_tokens = memory.claim(prepared.tokens)
         alternatives = prepared.request.logprobs
         self._generations[prepared.request.request_id] = Generation(
             prepared=prepared,
@@ -231,31 +241,12 @@ class LlamaCppBackend:
         """The numbers as of the last step."""
         return self._stats
 
-    def _claim(self, prepared: Prepared, context: DecodeContext, *, partial: bool) -> tuple[Slot, int]:
-        """Make a free slot hold the longest prefix of the prompt that is computed anywhere; return it and that length."""
-        # Of one token nothing can be reused: at least one has to be computed.
-        prompt = prepared.tokens if self._reuses_prefixes else prepared.tokens[:1]
-        placement = place(self._slots, prompt, partial=partial)
-        slot, reused = placement.slot, placement.reused
-        if placement.source is not slot:
-            context.copy(placement.source.sequence, slot.sequence, reused)
-        elif reused < len(slot.tokens) and not context.truncate(slot.sequence, reused):
-            reused = 0
-        slot.tokens = list(prepared.tokens[:reused])
-        slot.busy = True
-        self._touch(slot)
-        return slot, reused
-
     def _release(self, generation: Generation) -> None:
+        assert self._memory is not None
         del self._generations[generation.request_id]
         generation.sampler.close()
-        generation.slot.busy = False
-        self._touch(generation.slot)
+        self._memory.release(generation.slot)
         self._publish_stats()
-
-    def _touch(self, slot: Slot) -> None:
-        self._clock += 1
-        slot.used_at = self._clock
 
     # --- the step -----------------------------------------------------------------------------------------------------
 
@@ -265,23 +256,26 @@ class LlamaCppBackend:
         Raises:
             DecodeFailedError: the computation failed; every running request must be removed, nothing computed is kept.
         """
+        memory = self._memory
+        assert memory is not None, "step before load"
         running = [generation for generation in self._generations.values() if not generation.paused]
         deltas: list[Delta] = []
         try:
-            rows = self._decode(running, deltas)
+            rows = self._decode(running, deltas, memory)
         except DecodeFailedError:
-            self._forget_everything()
+            memory.forget_everything()
             raise
         now = time.monotonic()
         for generation, tokens, row in rows:
             deltas.extend(self._advance(generation, len(tokens), row, now))
-        self._clock += bool(rows)
-        for slot in expired(self._slots, self._clock):
-            self._empty(slot)
+        if rows:
+            memory.tick()
         self._publish_stats()
         return deltas
 
-    def _decode(self, running: list[Generation], deltas: list[Delta]) -> list[tuple[Generation, list[int], int]]:
+    def _decode(
+        self, running: list[Generation], deltas: list[Delta], memory: SlotMemory
+    ) -> list[tuple[Generation, list[int], int]]:
         """Compute the next tokens of the running requests; return each with its tokens and its row in the batch.
 
         When the key/value memory is full, cached sequences are given up first, then the newest requests, one by one.
@@ -294,11 +288,11 @@ class LlamaCppBackend:
                 for generation, tokens, _ in rows:
                     generation.slot.tokens.extend(tokens)
                 return rows
-            if self._give_up_cached():
+            if memory.give_up_cached():
                 continue
             victim = running.pop()
             self._release(victim)
-            self._empty(victim.slot)
+            memory.empty(victim.slot)
             message = (
                 "The model's context memory is full: too many long requests at once. Retry later, or load with fewer slots."
             )
@@ -344,32 +338,13 @@ class LlamaCppBackend:
             self._release(generation)
         return deltas
 
-    # --- memory -------------------------------------------------------------------------------------------------------
-
-    def _give_up_cached(self) -> bool:
-        """Empty the slots that only keep a prefix for later; whether there were any."""
-        cached = [slot for slot in self._slots if not slot.busy and slot.tokens]
-        for slot in cached:
-            self._empty(slot)
-        return bool(cached)
-
-    def _forget_everything(self) -> None:
-        for slot in self._slots:
-            self._empty(slot)
-
-    def _empty(self, slot: Slot) -> None:
-        assert self._context is not None
-        self._context.truncate(slot.sequence, 0)
-        slot.tokens = []
-
     def _publish_stats(self) -> None:
-        assert self._context is not None
-        used = sum(len(slot.tokens) for slot in self._slots)
+        assert self._memory is not None
         self._stats = BackendStats(
             active=len(self._generations),
             tokens_prefilled=self._tokens_prefilled,
             tokens_decoded=self._tokens_decoded,
-            kv_used_ratio=min(1.0, used / self._context.cells),
+            kv_used_ratio=self._memory.used_ratio,
         )
 
 

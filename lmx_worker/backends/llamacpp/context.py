@@ -98,6 +98,24 @@ class DecodeContext:
         self._api.llama_memory_seq_rm(self._memory, target, -1, -1)
         self._api.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
+    def state_bytes(self, sequence: int) -> int:
+        """The size of what `dump` gives."""
+        return int(self._api.llama_state_seq_get_size(self.handle, sequence))
+
+    def dump(self, sequence: int) -> memoryview:
+        """Keys and values (or the whole memory) of a sequence, for a context of the same model and settings."""
+        state = (ctypes.c_uint8 * self.state_bytes(sequence))()
+        written = self._api.llama_state_seq_get_data(self.handle, state, len(state), sequence)
+        return memoryview(state).cast("B")[:written]
+
+    def restore(self, sequence: int, state: memoryview) -> bool:
+        """Make an empty sequence what another one was when it was dumped. False: it does not fit, and the sequence is empty."""
+        data = (ctypes.c_uint8 * state.nbytes).from_buffer(state)
+        if self._api.llama_state_seq_set_data(self.handle, data, state.nbytes, sequence) == state.nbytes:
+            return True
+        self.truncate(sequence, 0)
+        return False
+
     def forget_all(self) -> None:
         """Empty every sequence. A context of an encoder has none."""
         if self._memory:

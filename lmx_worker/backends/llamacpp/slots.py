@@ -50,8 +50,7 @@ def place(slots: Sequence[Slot], prompt: Sequence[int], *, partial: bool) -> Pla
     not at all. Otherwise the longest common prefix of any slot is taken. It is copied into the least recently used free slot
     when its own slot is busy, or would lose more than it gives: copies share memory cells, so they cost nothing.
     """
-    free = [slot for slot in slots if not slot.busy]
-    oldest = min(free, key=lambda slot: (bool(slot.tokens), slot.used_at))
+    oldest = oldest_free(slots)
     reusable = len(prompt) - 1
 
     def reuse(slot: Slot) -> int:
@@ -66,6 +65,11 @@ def place(slots: Sequence[Slot], prompt: Sequence[int], *, partial: bool) -> Pla
     if is_free and (lost <= reused or source is oldest):
         return Placement(source, source, reused)
     return Placement(oldest, source, reused)
+
+
+def oldest_free(slots: Sequence[Slot]) -> Slot:
+    """The slot to give up first: an empty one, else the least recently used. At least one must be free."""
+    return min((slot for slot in slots if not slot.busy), key=lambda slot: (bool(slot.tokens), slot.used_at))
 
 
 def expired(slots: Sequence[Slot], clock: int) -> list[Slot]:

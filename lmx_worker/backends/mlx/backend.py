@@ -27,13 +27,15 @@ from lmx_worker.backends.base import (
 )
 from lmx_worker.backends.logprobs import LogprobReader
 from lmx_worker.backends.mlx.forms import FormProcessor
+from lmx_worker.backends.mlx.kv_cache import KvCache, detach, trim
 from lmx_worker.backends.mlx.libraries import import_mlx
 from lmx_worker.backends.mlx.loading import LoadedModel, load_model
-from lmx_worker.backends.mlx.prefix_cache import KvCache, PrefixCache, detach, trim
+from lmx_worker.backends.mlx.prefix_cache import PrefixCache
 from lmx_worker.backends.mlx.prompts import PromptEncoder
 from lmx_worker.backends.mlx.recorder import LogprobRecorder
 from lmx_worker.backends.mlx.sampling import KeyedSampler, LogitsProcessor, make_processors, make_sampler
 from lmx_worker.backends.mlx.text_stream import TextStream, visible_tokens
+from lmx_worker.prefixes.shelf import Prefix, Shelf
 from lmx_worker.text.grammar import form_failed
 from lmx_worker.text.output import AnswerOutput
 
@@ -137,6 +139,15 @@ class MlxBackend:
     def loaded(self) -> LoadedModel | None:
         """What is loaded, for others that read with it."""
         return self._loaded
+
+    def use_shelf(self, shelf: Shelf) -> None:
+        """See `PrefixKeeper.use_shelf`."""
+        assert self._prefixes is not None, "a shelf before load"
+        self._prefixes.use_shelf(shelf)
+
+    def prefixes(self) -> list[Prefix]:
+        """See `PrefixKeeper.prefixes`."""
+        return self._prefixes.prefixes() if self._prefixes is not None else []
 
     def prepare(self, request: AnyRequest) -> Prepared:
         """Template, tokenize and validate. Raises `RequestError`. Touches nothing that `step` writes."""

@@ -8,10 +8,11 @@ comparing token lists: 16 entries of 32k tokens take under 10 ms.
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
-KvCache = list[Any]
-"""One mlx-lm cache object per layer."""
+from lmx_worker.backends.mlx.kv_cache import KvCache, can_be_saved, detach, dump, load, state_bytes, trim
+from lmx_worker.prefixes import prefix_file
+from lmx_worker.prefixes.choice import reusable_tokens
+from lmx_worker.prefixes.shelf import Prefix, Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,11 @@ class _Entry:
 
     def reusable_tokens(self, prompt: list[int]) -> int:
         """How much of `prompt` this entry saves; at least one token must be left to compute."""
-        shared = min(common_prefix_length(self.tokens, prompt), len(prompt) - 1)
-        return shared if self.can_trim or shared == len(self.tokens) else 0
+        return reusable_tokens(self.tokens, prompt, can_cut=self.can_trim)
+
+    def dump(self, length: int) -> memoryview:
+        """The state of the first `length` tokens; the others are forgotten."""
+        return dump(self.cache, drop_tokens=len(self.tokens) - length)
 
 
 class PrefixCache:
@@ -34,6 +38,7 @@ class PrefixCache:
         self._entries_max = entries_max
         self._bytes_max = bytes_max
         self._entries: list[_Entry] = []
+        self._shelf: Shelf | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -45,7 +50,9 @@ class PrefixCache:
 
     def take(self, prompt: list[int]) -> tuple[KvCache | None, int]:
         """A cache of the longest known beginning of `prompt`, now the caller's, and its length in tokens; or (None, 0)."""
-        savings = [entry.reusable_tokens(prompt) for entry in self._entries]
+        savings = self._savings(prompt)
+        if self._restore(prompt, known=max(savings, default=0)):
+            savings = self._savings(prompt)
         reusable = max(savings, default=0)
         if reusable == 0:
             return None, 0
@@ -54,6 +61,23 @@ class PrefixCache:
         self._entries.append(best)
         cache = copy.deepcopy(best.cache)  # shares the arrays until one side writes
         return trim(cache, len(best.tokens) - reusable), reusable
+
+    def use_shelf(self, shelf: Shelf) -> None:
+        """See `PrefixKeeper.use_shelf`."""
+        self._shelf = shelf
+
+    def prefixes(self) -> list[Prefix]:
+        """See `PrefixKeeper.prefixes`."""
+        return [
+            Prefix(
+                tokens=entry.tokens,
+                nbytes=prefix_file.file_bytes(len(entry.tokens), state_bytes(entry.cache)),
+                can_cut=entry.can_trim,
+                dump=entry.dump,
+            )
+            for entry in reversed(self._entries)
+            if can_be_saved(entry.cache)
+        ]
 
     def put(self, tokens: list[int], cache: KvCache) -> None:
         """Keep `cache`, which holds exactly `tokens`. Entries it makes superfluous go."""
@@ -73,26 +97,23 @@ class PrefixCache:
         while self._entries and (len(self._entries) > self._entries_max or self.nbytes > bytes_max):
             del self._entries[0]
 
+    def _savings(self, prompt: list[int]) -> list[int]:
+        return [entry.reusable_tokens(prompt) for entry in self._entries]
 
-def common_prefix_length(left: list[int], right: list[int]) -> int:
-    """How many tokens two lists start with in common; slices are compared at C speed, so bisecting beats a loop."""
-    low, high = 0, min(len(left), len(right))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    def _restore(self, prompt: list[int], *, known: int) -> bool:
+        """Read a saved prefix, if one saves the prompt clearly more than the `known` tokens in memory."""
+        shelf = self._shelf
+        saved = shelf.best(prompt, known=known) if shelf is not None else None
+        if shelf is None or saved is None:
+            return False
 
+        def take(state: memoryview) -> bool:
+            cache = load(state)
+            if cache is not None:
+                self.put(saved.tokens, cache)
+            return cache is not None
 
-def trim(cache: KvCache, tokens: int) -> KvCache:
-    """`cache`, with its last `tokens` tokens forgotten in place; only for a cache that can be trimmed."""
-    from mlx_lm.models.cache import trim_prompt_cache
-
-    if tokens > 0:
-        trim_prompt_cache(cache, tokens)
-    return cache
+        return shelf.restore(saved, take)
 
 
 def _is_covered(known: _Entry, new: _Entry) -> bool:
@@ -100,10 +121,3 @@ def _is_covered(known: _Entry, new: _Entry) -> bool:
     if len(known.tokens) > len(new.tokens) or new.tokens[: len(known.tokens)] != known.tokens:
         return False
     return new.can_trim or len(known.tokens) == len(new.tokens)
-
-
-def detach(cache: KvCache) -> None:
-    """Compute the pending copies, else a cache cut from a batch keeps the buffers of the whole batch alive."""
-    import mlx.core as mx
-
-    mx.eval([layer.state for layer in cache])

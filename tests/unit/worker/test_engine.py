@@ -1,6 +1,7 @@
 """The engine's whole life on the test's own thread: every command is in the inbox before it starts."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ from lmx_protocol.messages import (
     LoadProgress,
     ModelFacts,
     ModelSpec,
+    PrefixesSaved,
     Shutdown,
     StepEvents,
     Text,
@@ -32,6 +34,7 @@ from lmx_worker.backends.base import LoadError, LoadProgressCallback, Prepared, 
 from lmx_worker.engine import Engine
 from lmx_worker.inbox import Command, Counted, Inbox
 from lmx_worker.outbox import Outbox
+from lmx_worker.prefixes.shelf import Prefix, Shelf
 from lmx_worker.prepare import Preparer
 from lmx_worker.vitals import Vitals
 from tests.support.fake_backend import FACTS, FakeBackend
@@ -90,13 +93,15 @@ def request(request_id: str) -> tuple[Begin, Prepared]:
 class StopWhenIdle(FakeBackend):
     """Asks the engine to stop once it has no outcome left."""
 
+    stop_order = SHUTDOWN
+
     def __init__(self, inbox: Inbox) -> None:
         super().__init__()
         self.inbox = inbox
 
     def step(self) -> list:
         if not self.outcomes:
-            self.inbox.put(SHUTDOWN)
+            self.inbox.put(self.stop_order)
         return super().step()
 
 
@@ -228,3 +233,93 @@ def test_frames_over_the_limit_are_split(stage: Stage) -> None:
 
     assert len(said) > 1
     assert texts == [event for message in said if isinstance(message, StepEvents) for event in message.events]
+
+
+KEEPING_SHUTDOWN = Shutdown(grace_seconds=60, prefix_bytes_max=10_000, prefix_seconds=30)
+
+
+class KeepingBackend(StopWhenIdle):
+    """Has computed one prefix that could outlive it, and remembers what it was given."""
+
+    stop_order = KEEPING_SHUTDOWN
+
+    def __init__(self, inbox: Inbox) -> None:
+        super().__init__(inbox)
+        self.shelf: Shelf | None = None
+
+    def use_shelf(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+
+    def prefixes(self) -> list[Prefix]:
+        return [Prefix(tokens=list(range(100)), nbytes=1000, can_cut=True, dump=lambda _: memoryview(b"state"))]
+
+
+class BriefBackend(KeepingBackend):
+    """One whose engine is told to stop as soon as the model is loaded."""
+
+    def load(self, spec: ModelSpec, progress: LoadProgressCallback) -> ModelFacts:
+        self.inbox.put(self.stop_order)
+        return super().load(spec, progress)
+
+
+def shelved(directory: Path) -> Load:
+    """A load with a place for prefixes."""
+    return Load(model=LOAD.model, digest="d", prefix_directory=str(directory / "m"))
+
+
+def test_a_stop_that_leaves_the_time_keeps_the_prefixes(stage: Stage, tmp_path: Path) -> None:
+    """They are saved before the model is closed, and the next worker has them from its load on."""
+    stage.backend = BriefBackend(stage.inbox)
+    said = stage.run(shelved(tmp_path))
+    assert [type(message) for message in said[-2:]] == [PrefixesSaved, Goodbye]
+    assert stage.backend.calls == [("close", "")]
+    stage.backend = backend = BriefBackend(stage.inbox)
+    stage.run(shelved(tmp_path))
+    assert backend.shelf is not None and len(backend.shelf) == 1
+
+
+@pytest.mark.parametrize(("has_place", "order"), [(True, SHUTDOWN), (False, KEEPING_SHUTDOWN)], ids=["no leave", "no place"])
+def test_nothing_is_kept_without_leave_or_place(stage: Stage, tmp_path: Path, has_place: bool, order: Shutdown) -> None:
+    """A stop in a hurry, and a load without a directory, touch no disk."""
+    stage.backend = BriefBackend(stage.inbox)
+    stage.backend.stop_order = order
+    said = stage.run(shelved(tmp_path) if has_place else LOAD)
+    assert not [message for message in said if isinstance(message, PrefixesSaved)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_failed_a_step_hands_nothing_on(stage: Stage, tmp_path: Path) -> None:
+    """What it computed before may be as wrong as what it failed to compute."""
+    stage.backend = KeepingBackend(stage.inbox)
+    stage.backend.slots = 1
+    stage.backend.outcomes += [RuntimeError("boom"), [TextDelta("b", "x", 1)]]
+    said = stage.run(shelved(tmp_path), *request("a"), *request("b"))
+    assert [message for message in said if isinstance(message, Goodbye)]
+    assert not [message for message in said if isinstance(message, PrefixesSaved)]
+
+
+def test_saving_that_fails_is_still_a_stop_in_order(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the backend raises is on stderr, and the worker says goodbye and leaves with 0."""
+
+    def fail() -> list[Prefix]:
+        raise RuntimeError("no state for you")
+
+    stage.backend = BriefBackend(stage.inbox)
+    monkeypatch.setattr(stage.backend, "prefixes", fail)
+    assert stage.run(shelved(tmp_path))[-1] == Goodbye(reason="shutdown")
+    assert stage.outbox.departure == ExitCode.OK
+    assert "no state for you" in capfd.readouterr().err
+
+
+def test_a_shelf_that_cannot_be_opened_is_no_failed_load(
+    stage: Stage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The model is served without it."""
+    (tmp_path / "m").write_text("in the way")
+    stage.backend = backend = BriefBackend(stage.inbox)
+    said = stage.run(shelved(tmp_path))
+    assert [message for message in said if isinstance(message, Loaded)]
+    assert backend.shelf is None
+    assert "no directory of ours" in capfd.readouterr().err

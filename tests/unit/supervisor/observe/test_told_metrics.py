@@ -7,6 +7,7 @@ from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.observe.told_metrics import ToldMetrics
 
 M = {"model_id": "m"}
+SAVED = {"prefixes": 2, "tokens": 80, "bytes": 900}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,12 @@ M = {"model_id": "m"}
         (Tell("model_unloaded", {**M, "reason": "lru"}), "model_evictions", {"model": "m"}, 1.0),
         (Tell("model_compatibility_recorded", {**M, "outcome": "fail"}), "model_compatibility_fail", {"model": "m"}, 1.0),
         (Tell("model_compatibility_recorded", {**M, "outcome": "pass"}), "model_compatibility_fail", {"model": "m"}, 0.0),
+        (Tell("prefixes_saved", {**M, **SAVED}), "prefixes_saved", {"model": "m"}, 2.0),
+        (Tell("prefixes_saved", {**M, **SAVED}), "prefixes_saved_bytes", {"model": "m"}, 900.0),
+        (Tell("prefix_restored", {**M, "tokens": 70, "bytes": 800}), "prefixes_restored", {"model": "m"}, 1.0),
+        (Tell("prefix_restored", {**M, "tokens": 70, "bytes": 800}), "prefixes_restored_bytes", {"model": "m"}, 800.0),
+        (Tell("prefix_restored", {**M, "tokens": 70, "bytes": 800}), "prefixes_restored_tokens", {"model": "m"}, 70.0),
+        (Tell("prefixes_dropped", {**M, "files": 3}), "prefixes_dropped", {"model": "m"}, 3.0),
         (Tell("anything_else", M), "model_evictions", {"model": "m"}, 0.0),
     ],
 )

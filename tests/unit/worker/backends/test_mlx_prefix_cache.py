@@ -1,13 +1,11 @@
-"""The prefix cache: what is reused, what is dropped, and that look-ups agree with the obvious definition."""
+"""The prefix cache: what is reused, and what is dropped."""
 
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lmx_worker.backends.mlx.libraries import import_mlx
-from lmx_worker.backends.mlx.prefix_cache import PrefixCache, common_prefix_length
+from lmx_worker.backends.mlx.prefix_cache import PrefixCache
 
 TOKEN_BYTES = 2 * 4 * 4  # keys and values, four numbers each, float32
 
@@ -42,15 +40,6 @@ def recurrent_cache() -> list[Any]:
 def a_prefix_cache(*, entries_max: int = 8, bytes_max: int = 1024**2) -> PrefixCache:
     """An empty cache, roomy unless the test says otherwise."""
     return PrefixCache(entries_max=entries_max, bytes_max=bytes_max)
-
-
-@given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40))
-def test_the_common_prefix_is_what_a_loop_would_find(left: list[int], right: list[int]) -> None:
-    """Bisecting over slices finds the same length as walking both lists."""
-    walked = 0
-    while walked < min(len(left), len(right)) and left[walked] == right[walked]:
-        walked += 1
-    assert common_prefix_length(left, right) == walked
 
 
 def test_the_longest_beginning_is_taken_and_cut() -> None:
