@@ -44,6 +44,16 @@ class AdaptiveLimit:
         """The latency when places began to be held back."""
         self._in_vain_until = 0.0
 
+    @property
+    def held_back(self) -> int:
+        """How many places are held back."""
+        return self._held_back
+
+    @property
+    def latency_p95_seconds(self) -> float | None:
+        """How late 95 % of the answers since the last change began; None: there were none."""
+        return percentile_95(self._latencies) if self._latencies else None
+
     def limit(self, ceiling: int) -> int:
         """How many may run for the latency's sake."""
         return max(1, ceiling - self._held_back)

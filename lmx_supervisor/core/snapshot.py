@@ -78,6 +78,8 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         requests_active=sum(1 for request_id in slot.running if _is_a_clients(state, request_id)),
         requests_waiting=len(slot.waiting),
         concurrent_limit=most_of_model(state, slot) if slot.state in SERVING else 0,
+        places_held_back=slot.adaptive.held_back,
+        latency_p95_seconds=slot.adaptive.latency_p95_seconds,
         lanes=_lanes(state.ledger.get(request_id) for request_id in (*slot.running, *slot.waiting)),
         requests_total=slot.requests_total,
         tokens_total=slot.tokens_total,

@@ -92,6 +92,10 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """Who said which of that."""
     concurrent_limit: int = 0
     """How many requests may run on it at once, now; 0 while it does not serve."""
+    places_held_back: int = 0
+    """By the adaptive limit, because answers began late."""
+    latency_p95_seconds: float | None = None
+    """What that judges by (docs/scheduling.md); None: nothing was heard since it changed last."""
     lanes: dict[Lane, LaneView] = {}
     """Its requests by lane."""
 

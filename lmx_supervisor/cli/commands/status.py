@@ -39,6 +39,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...]
     memory: Memory
     in_flight_requests: int
+    waiting_requests: int = 0
+    concurrent_limit: int | None = None
 
 
 @app.command(epilog="Example: lmx status --wait 60 && lmx ps")
@@ -81,9 +83,14 @@ def status_lines(url: str, unready: str | None, document: Any) -> list[str]:
         f"LMX {service.version} at {url}, " + ("ready" if unready is None else f"not ready: {unready}"),
         f"uptime    {short_duration(service.uptime_seconds)}",
         f"models    {', '.join(service.models) or 'none'}",
-        f"requests  {service.in_flight_requests} in flight",
+        f"requests  {service.in_flight_requests} in flight" + _limits(service),
         f"memory    {memory.used_gb:.1f} of {memory.total_gb:.1f} GB used ({memory.usage_percent:.0f} %)" + _budget(memory),
     ]
+
+
+def _limits(service: Status) -> str:
+    limit = "" if service.concurrent_limit is None else f" of at most {service.concurrent_limit}"
+    return limit + (f", {service.waiting_requests} waiting" if service.waiting_requests else "")
 
 
 def _budget(memory: Memory) -> str:

@@ -9,6 +9,7 @@ from lmx_protocol.errors import ErrorCode
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.load_profile import ProfileLayers, settings_of
 from lmx_supervisor.core.service import Service
+from lmx_supervisor.core.views import WorkerView
 from lmx_supervisor.gateway.admin.units import gigabytes
 from lmx_supervisor.gateway.problem import Problem
 from lmx_supervisor.gateway.responses import json_response
@@ -53,7 +54,7 @@ class AdminPerformance:
                 "performance_sources": sources(worker.profile),
                 "speculative": SPECULATIVE,
                 "readiness": worker.readiness,
-                "global_defaults": _global_defaults(self._service.config),
+                "global_defaults": _global_defaults(self._service.config, worker),
             }
         )
 
@@ -64,8 +65,11 @@ def sources(profile: ProfileLayers) -> dict[str, str]:
     return {name: layer for layer, said in layers.items() for name in settings_of(said)}
 
 
-def _global_defaults(config: Config) -> dict[str, Any]:
-    """What loads are made with where nobody says otherwise. Null: LMX has no such setting."""
+def _global_defaults(config: Config, worker: WorkerView) -> dict[str, Any]:
+    """What loads are made with where nobody says otherwise, and how the adaptive limit judges this one's answers.
+
+    Null: LMX has no such setting, or nothing was heard.
+    """
     models = config.models
     return {
         "context_length": models.context_length,
@@ -88,5 +92,13 @@ def _global_defaults(config: Config) -> dict[str, Any]:
             "completion_batch_size": None,
             "cache_memory_percent": None,
         },
-        "max_concurrent_requests": models.slots,
+        "adaptive": {
+            "enabled": models.adaptive_concurrency_enabled,
+            "latency_target_ms": models.adaptive_latency_target_ms,
+            "latency_window_size": models.adaptive_latency_window,
+            "latency_p95_sec": worker.latency_p95_seconds,
+            "min_concurrent_requests": models.adaptive_min_concurrent_requests,
+            "last_reason": "answers begin late" if worker.places_held_back else None,
+        },
+        "max_concurrent_requests": models.max_concurrent_requests,
     }

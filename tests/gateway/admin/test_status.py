@@ -25,6 +25,21 @@ async def test_status_has_the_contracts_fields(client: httpx.AsyncClient) -> Non
     assert {"version", "uptime_seconds", "loop_lag_seconds"} <= set(status)
 
 
+async def test_the_performance_of_a_model_tells_how_its_limit_adapts(client: httpx.AsyncClient, service: FedService) -> None:
+    """The contract's block on the adaptive limit: as configured, and what it heard of this model's answers."""
+    service.workers = [msgspec.structs.replace(worker_view(), latency_p95_seconds=3.5, places_held_back=1)]
+    defaults = (await client.get(f"/admin/models/{MODEL}/performance")).json()["global_defaults"]
+    assert defaults["adaptive"] == {
+        "enabled": True,
+        "latency_target_ms": 2500,
+        "latency_window_size": 128,
+        "latency_p95_sec": 3.5,
+        "min_concurrent_requests": 1,
+        "last_reason": "answers begin late",
+    }
+    assert defaults["max_concurrent_requests"] == 64
+
+
 async def test_health_is_ok_or_says_what_is_wrong(client: httpx.AsyncClient, service: FedService) -> None:
     """Degraded by memory and by failing models, with both reasons named."""
     fine = (await client.get("/admin/health")).json()

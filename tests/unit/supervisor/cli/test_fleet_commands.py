@@ -52,6 +52,16 @@ def test_ls_joins_the_disk_with_the_workers(lmx: Lmx, server: StandIn) -> None:
     assert [model["state"] for model in json.loads(lmx("ls", "--json", "--url", server.url).out)] == ["ready", None, "ready"]
 
 
+def test_status_shows_how_many_may_run_and_how_many_wait(lmx: Lmx, server: StandIn) -> None:
+    """The limit in force and the line stand beside what runs, where the server tells them."""
+    server.answer("/readyz", {"status": "ready"})
+    server.answer("/admin/status", STATUS)
+    older = lmx("status", "--url", server.url).out
+    server.answer("/admin/status", {**STATUS, "concurrent_limit": 8, "waiting_requests": 2})
+    assert "requests  3 in flight\n" in older
+    assert "requests  3 in flight of at most 8, 2 waiting\n" in lmx("status", "--url", server.url).out
+
+
 def test_status_says_why_the_service_is_not_ready(lmx: Lmx, server: StandIn) -> None:
     """An unready service still has a status, and its reason stands in the first line."""
     server.answer("/admin/status", STATUS)

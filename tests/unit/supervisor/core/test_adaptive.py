@@ -8,6 +8,7 @@ from lmx_supervisor.core import events as e
 from lmx_supervisor.core.adaptive import AdaptiveLimit, latency_of, memory_ceiling
 from lmx_supervisor.core.places import most_of_model
 from lmx_supervisor.core.policy import Policy
+from lmx_supervisor.core.snapshot import fleet_view
 from tests.support.stage import Stage
 
 POLICY = Policy(adaptive_latency_target_seconds=1.0, adaptive_latency_window=8)
@@ -134,6 +135,8 @@ def test_a_late_model_gets_fewer_and_another_one_keeps_its_own() -> None:
         stage.finish(f"r{number}", seq=2)
 
     assert [most_of_model(stage.fleet.state, stage.slot(model)) for model in ("m", "n")] == [3, 4]
+    view = fleet_view(stage.fleet.state, stage.now, 0.0)
+    assert [(worker.concurrent_limit, worker.places_held_back) for worker in view.workers] == [(3, 1), (4, 0)]
     stage.fleet.policy = Policy(warm_spare=False, adaptive_concurrency_enabled=False)
     assert most_of_model(stage.fleet.state, stage.slot("m")) == 4
 
