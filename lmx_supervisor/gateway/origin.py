@@ -1,8 +1,8 @@
 """Where a request comes from, and what its client wants beside the answer: the headers that every inference route reads.
 
 `X-Client-ID` names the client, `X-Serving-Lane` and `X-Priority` order it among those who wait, `Request-Timeout-Ms` says how
-long it waits for its whole answer. A named key's name counts
-instead of a client's own. What these say never opens anything: keys are `auth`'s.
+long it waits for its whole answer. A named key's name counts instead of a client's own. What these say never opens anything:
+keys are `auth`'s.
 """
 
 import re
