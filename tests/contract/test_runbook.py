@@ -75,6 +75,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
             "security": {"admin_key": ADMIN_KEY},
             "server": {"sse_heartbeat_interval_sec": 1},
             "models": {"context_length": 512},
+            "journaling": {"enabled": True},
         }
         types = Operator(server, hub, configuration, dict(PLACEHOLDERS))
         types.write_configuration()
@@ -187,6 +188,18 @@ def download_goes_on(operator: Operator, printed: Printed) -> None:
 def remember(placeholder: str, name: str) -> Callable[[Operator, Printed], None]:
     """What a later command has a placeholder for."""
     return lambda operator, printed: operator.placeholders.update({placeholder: printed.document[name]})
+
+
+def has_a_journal(operator: Operator) -> None:
+    """The page of this run is written."""
+    directory = operator.server.home / "session-logs"
+    wait_until(lambda: any(directory.glob("*.md")), 10.0, "a session log")
+
+
+def remember_a_page(operator: Operator, printed: Printed) -> None:
+    """The name of a session log, for the command that reads one."""
+    names = (shown["filename"] for shown in printed.document)
+    operator.placeholders["FILENAME"] = next(name for name in names if name.endswith(".md"))
 
 
 def says(*words: str) -> Callable[[Operator, Printed], None]:
@@ -330,6 +343,8 @@ STEPS = {
     "3.6/6": Step(after=empty_and_safe),
     "4.1/1": Step(after=says("lmx_requests_total", "lmx_memory_used_gb", "lmx_uptime_seconds")),
     "4.3/1": Step(run=follow_events),
+    "4.5/1": Step(before=has_a_journal, after=remember_a_page),
+    "4.5/2": Step(after=says("## Summary", "## Status Changes")),
     "5.1/1": Step(before=loaded("largest-model-id")),
     "5.1/4": Step(after=empty_and_safe),
     "5.1/6": Step(after=holds_nothing),
