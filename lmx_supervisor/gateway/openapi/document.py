@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lmx_supervisor.gateway.openapi.documented import Documented
-from lmx_supervisor.gateway.openapi.operations import OPERATIONS, Operation
+from lmx_supervisor.gateway.openapi.operation import Operation
+from lmx_supervisor.gateway.openapi.operations import OPERATIONS
 from lmx_supervisor.gateway.openapi.raw_fields import RAW_FIELDS
 from lmx_supervisor.gateway.responses import json_response
 from lmx_supervisor.gateway.version import VERSION

@@ -1,13 +1,11 @@
 """Every operation of the interface: what it takes, what it answers, and an example. A test holds it to the routes."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from lmx_supervisor.core.crashes import CrashReport
 from lmx_supervisor.core.downloads.orders import DownloadView
 from lmx_supervisor.core.probes import ProbeReport
 from lmx_supervisor.core.quantization.orders import QuantizeJob
-from lmx_supervisor.core.records import JournalFile, LogPlaces
 from lmx_supervisor.core.service import PrefixCacheUse
 from lmx_supervisor.core.views import FleetView, WorkerView
 from lmx_supervisor.gateway.admin.compatibility import Query as CompatibilityQuery
@@ -23,33 +21,9 @@ from lmx_supervisor.gateway.dialects.openai_responses_schema import ResponsesBod
 from lmx_supervisor.gateway.dialects.rerank import RerankBody
 from lmx_supervisor.gateway.openapi import admin_answers as admin
 from lmx_supervisor.gateway.openapi import inference_answers as inference
-from lmx_supervisor.gateway.openapi import record_answers as records
 from lmx_supervisor.gateway.openapi import stack_answers as stack
-
-Key = Literal["inference", "admin"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Operation:
-    """One method of one path."""
-
-    method: Literal["get", "post", "delete"]
-    path: str
-    summary: str
-    key: Key | None
-    """Which key it needs, where keys are configured."""
-    answers: dict[int, Any] = field(default_factory=dict)
-    """Types by status."""
-    error: Any = inference.ErrorAnswer
-    """Of every other status."""
-    text: str | None = None
-    """The media type of an answer that is no JSON."""
-    streams: bool = False
-    """The answer is a stream of server-sent events when the body says `stream`."""
-    body: Any = None
-    query: Any = None
-    example: dict[str, Any] | None = None
-
+from lmx_supervisor.gateway.openapi.operation import Operation
+from lmx_supervisor.gateway.openapi.record_operations import RECORD_OPERATIONS
 
 _HELLO: dict[str, Any] = {
     "model": "smollm2-135m-instruct",
@@ -71,20 +45,6 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="This document",
         key=None,
         answers={200: dict[str, Any]},
-    ),
-    Operation(
-        method="get",
-        path="/.well-known/opta-lmx",
-        summary="What a client has to know before it has a key",
-        key=None,
-        answers={200: records.DiscoveryOut},
-    ),
-    Operation(
-        method="get",
-        path="/v1/discovery",
-        summary="The same, for clients that look here",
-        key=None,
-        answers={200: records.DiscoveryOut},
     ),
     # --- inference --------------------------------------------------------------------------------------------------------
     Operation(
@@ -388,43 +348,6 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(method="get", path="/admin/events", summary="What happens, as it happens", key="admin", text="text/event-stream"),
     Operation(method="get", path="/admin/metrics", summary="Everything measured", key="admin", text="text/plain"),
     Operation(
-        method="get",
-        path="/admin/metrics/json",
-        summary="What is measured of requests, as one document",
-        key="admin",
-        answers={200: records.MetricsOut},
-    ),
-    Operation(
-        method="get",
-        path="/admin/diagnostics",
-        summary="The service for a report of trouble, with one word for how it is",
-        key="admin",
-        answers={200: records.DiagnosticsOut},
-    ),
-    Operation(method="get", path="/admin/logs", summary="Where everything is written", key="admin", answers={200: LogPlaces}),
-    Operation(
-        method="get",
-        path="/admin/logs/sessions",
-        summary="The logs of the service's runs, and the events beside them",
-        key="admin",
-        answers={200: list[JournalFile]},
-    ),
-    Operation(
-        method="get",
-        path="/admin/logs/sessions/{filename}",
-        summary="One of them",
-        key="admin",
-        text="text/plain",
-    ),
-    Operation(
-        method="get",
-        path="/admin/logs/updates",
-        summary="The logs of what changed",
-        key="admin",
-        answers={200: list[JournalFile]},
-    ),
-    Operation(method="get", path="/admin/logs/updates/{filename}", summary="One of them", key="admin", text="text/plain"),
-    Operation(
         method="get", path="/admin/crashes", summary="The newest deaths of workers", key="admin", answers={200: admin.Crashes}
     ),
     Operation(
@@ -443,14 +366,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(method="get", path="/admin/workers", summary="The fleet", key="admin", answers={200: FleetView}),
     Operation(
-        method="get",
-        path="/admin/workers/{model_id}/logs",
-        summary="What a model's workers print",
-        key="admin",
-        query=records.OutputQuery,
-        text="text/event-stream",
-    ),
-    Operation(
         method="get", path="/admin/workers/{model_id}", summary="One model's worker", key="admin", answers={200: WorkerView}
     ),
+    *RECORD_OPERATIONS,
 )
