@@ -203,5 +203,5 @@ def test_streams_that_are_switched_off_are_refused_at_once(configured: LiveServe
     assert answer["updated"] == ["server.websocket_enabled", "server.sse_events_enabled"]
     assert (events.status_code, "server.sse_events_enabled" in events.json()["error"]["message"]) == (404, True)
     assert (said["endpoints"]["websocket_url"], said["continuity"]["event_resume_supported"]) == (None, False)
-    assert (refused, handshake(configured)) == (403, 101)
+    assert (refused, handshake(configured)) == (404, 101)
     assert configured.http.get("/admin/events", params={"follow": "false"}).status_code == 200
