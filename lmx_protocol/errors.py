@@ -14,6 +14,8 @@ class ErrorCode(StrEnum):
     REQUEST_CRASHES_MODEL = "request_crashes_model"
     # the model
     MODEL_NOT_FOUND = "model_not_found"
+    MODEL_NOT_LOADED = "model_not_loaded"
+    AUTOTUNE_NOT_FOUND = "autotune_not_found"
     MODEL_LOADING = "model_loading"
     MODEL_UNSTABLE = "model_unstable"
     MODEL_INCOMPLETE = "model_incomplete"

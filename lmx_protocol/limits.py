@@ -360,6 +360,15 @@ PREFIX_DISK_CALL_SECONDS = 30.0
 PREFIX_CLOSE_SECONDS = 2.0
 PREFIX_NAME_CHARACTERS_MAX = 64
 
+# --- measuring ------------------------------------------------------------------------------------------------------------
+BENCHMARKS_KEPT_MAX = 200
+BENCHMARK_FILE_BYTES_MAX = 256 * 1024
+BENCHMARK_CALLS_MAX = 2
+BENCHMARK_READ_SECONDS = 10.0
+BENCHMARK_PROMPT_CHARACTERS_MAX = 64 * 1024
+TUNED_PROFILES_MAX = 256
+TUNE_CANDIDATES_MAX = 16
+
 # --- inside a worker --------------------------------------------------------------------------------------------------------
 BOOT_SPEC_BYTES_MAX = 64 * 1024
 INBOX_COMMANDS_MAX = 4096

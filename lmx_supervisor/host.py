@@ -48,6 +48,7 @@ from lmx_supervisor.runtime.service import LocalService
 from lmx_supervisor.runtime.state_file import FILE_NAME, RuntimeState, SavedWorker, last_run, quarantine_known
 from lmx_supervisor.runtime.state_keeper import StateKeeper
 from lmx_supervisor.runtime.supervisor import Supervisor
+from lmx_supervisor.runtime.tuned_profiles import TunedFile, TunedProfiles, read_tuned
 from lmx_supervisor.runtime.worker_process import WorkerTiming
 
 log = logging.getLogger("lmx.host")
@@ -70,6 +71,7 @@ class _Past:
     downloads: ReadDocument[DownloadsFile]
     accesses: ReadDocument[SavedAccesses]
     quantize_jobs: ReadDocument[QuantizeFile]
+    tuned: ReadDocument[TunedFile]
     decision: StartupDecision
 
 
@@ -115,6 +117,7 @@ async def running_service(
         state = StateKeeper(home, supervisor, past.state.document, past.decision, os.getpid())
         registry = CompatibilityRegistry(home, supervisor, past.registry.document.rows if past.registry.document else ())
         supervisor.subscribe(prefixes.take)
+        tuned = TunedProfiles(home, past.tuned.document, _complaining_to(supervisor))
         live = LiveConfig(loaded, _applying_to(supervisor, redaction, prefixes))
         recorder = CrashRecorder(archive, redaction.strike)
         supervisor.on_autopsy(recorder.record)
@@ -144,6 +147,8 @@ async def running_service(
                 supervisor,
                 startup=past.decision,
                 state=state,
+                home=home,
+                tuned=tuned,
                 registry=registry,
                 crashes=archive,
                 redaction=redaction,
@@ -158,7 +163,15 @@ async def running_service(
             running = Running(service, supervisor)
             journal = _open_journal(loaded, home, past.decision, running)
             prefixes.trim_soon()
-            for found in (past.state, past.registry, past.downloads, past.accesses, past.quantize_jobs, registered.found):
+            for found in (
+                past.state,
+                past.registry,
+                past.downloads,
+                past.accesses,
+                past.tuned,
+                past.quantize_jobs,
+                registered.found,
+            ):
                 _tell_if_set_aside(supervisor, found.problem, found.set_aside)
             await shelf.try_reload()
             room.downloader.resume()
@@ -169,6 +182,7 @@ async def running_service(
             await prefixes.close()
             await room.close()
             await registry.close()
+            await tuned.close()
             await accesses.close()
             await recorder.close()
             if journal is not None:
@@ -212,7 +226,7 @@ def _look_back(home: Path, loaded: LoadedConfig, models: Path, copies: Path) -> 
         for staging in left_behind(quantize_jobs.document.jobs):
             _try_to_discard(staging)
     decision = decide_startup(last_run(state.document), time.time(), nothing_wanted=_nothing_wanted(loaded))
-    return _Past(state, registry, downloads, read_accesses(home), quantize_jobs, decision)
+    return _Past(state, registry, downloads, read_accesses(home), quantize_jobs, read_tuned(home), decision)
 
 
 def _try_to_discard(staging: Path) -> None:
@@ -237,6 +251,11 @@ def _nothing_wanted(loaded: LoadedConfig) -> bool:
     """Whether the operator emptied the list of models for this very start, as against not having one."""
     for_this_start = loaded.origins["models.auto_load"] in (Origin.ENVIRONMENT, Origin.FLAG)
     return for_this_start and not loaded.config.models.auto_load
+
+
+def _complaining_to(supervisor: Supervisor) -> Callable[[str], None]:
+    """Tells operators that a file could not be written."""
+    return lambda text: supervisor.tell("state_write_failed", text=text, alarming=True)
 
 
 def _tell_if_set_aside(supervisor: Supervisor, problem: str | None, set_aside: Path | None) -> None:

@@ -25,6 +25,8 @@ COMMANDS = (
     "pull",
     "rm",
     "load",
+    "bench",
+    "tune",
     "unload",
     "restart",
     "probe",

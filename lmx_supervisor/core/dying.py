@@ -88,6 +88,9 @@ class Dying:
             self._loading.stopped(slot, incarnation.footprint_bytes, now)
             return
         slot.move(WorkerState.CRASHED, now, verdict.text)
+        if slot.trial is not None:
+            self._end_trial(slot, incarnation, verdict, now)
+            return
         if verdict.reason not in NEVER_RESTART:
             slot.failures.record(now, self._state.policy)
         if verdict.reason in BLAMES_REQUESTS:
@@ -106,6 +109,13 @@ class Dying:
             ended = WorkerState.FAILED if slot.quarantine_reason is None else WorkerState.QUARANTINED
             slot.move(ended, now, "starting it again would not help, or nobody relies on it")
             self._refuse_everyone(slot, incarnation, verdict)
+
+    def _end_trial(self, slot: Slot, incarnation: Incarnation, verdict: Verdict, now: float) -> None:
+        """Its settings are to blame: neither the model as it is usually loaded, nor the requests that it served."""
+        self._serving.worker_lost(slot, incarnation, will_return=False, text=verdict.text, now=now)
+        ended = WorkerState.FAILED if slot.quarantine_reason is None else WorkerState.QUARANTINED
+        slot.move(ended, now, "it was loaded only to try its settings")
+        self._refuse_everyone(slot, incarnation, verdict)
 
     def _restart_after(self, slot: Slot, delay_seconds: float, verdict: Verdict, now: float) -> None:
         slot.restarts += 1
@@ -205,6 +215,7 @@ class Dying:
             code=seen.code,
             signal=seen.signal_number,
             requests_running=len(slot.running) if slot is not None else 0,
+            trial=slot is not None and slot.trial is not None,
             alarming=verdict.reason is not ExitReason.STOPPED,
         )
 

@@ -8,6 +8,8 @@ from lmx_supervisor.core.claims import NO_CLAIM, Claim
 from lmx_supervisor.core.exit_reason import ExitObservation, Verdict
 from lmx_supervisor.core.load_profile import UNTUNED, ProfileLayers
 from lmx_supervisor.core.memory_need import MemoryNeed
+from lmx_supervisor.core.stop_reason import StopReason
+from lmx_supervisor.core.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,10 @@ class LoadWanted:
     """How long it may be idle before it is unloaded; 0: for ever. None: as the configuration says."""
     profile: ProfileLayers = UNTUNED
     """Who tuned `spec`, and what its requests default to."""
+    replaces: bool = False
+    """A model that is loaded already is loaded anew, as ordered here; requests that come meanwhile wait for it."""
+    trial: Trial | None = None
+    """Only to try its settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,7 @@ class UnloadWanted:
 
     order_id: str
     model_id: str
+    reason: StopReason = StopReason.MANUAL
 
 
 @dataclass(frozen=True, slots=True)

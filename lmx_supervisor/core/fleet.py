@@ -24,6 +24,7 @@ from lmx_protocol.messages import (
 from lmx_protocol.states import WorkerState
 from lmx_protocol.version import PROTOCOL_VERSION, is_compatible
 from lmx_supervisor.core import events as e
+from lmx_supervisor.core import quarantine
 from lmx_supervisor.core.actions import Action, AllStopped
 from lmx_supervisor.core.containment import Containment
 from lmx_supervisor.core.dying import Dying
@@ -68,8 +69,8 @@ class Fleet:
             e.PrefetchWanted: self._warm_pool.wanted,
             e.UnloadWanted: self._loading.unload_wanted,
             e.RestartWanted: self._loading.restart_wanted,
-            e.QuarantineClearWanted: lambda event, _: self._loading.quarantine_clear_wanted(event),
-            e.QuarantineKnown: self._loading.quarantine_known,
+            e.QuarantineClearWanted: lambda event, _: quarantine.clear_wanted(self._state, event),
+            e.QuarantineKnown: lambda event, now: quarantine.known(self._state, event, now),
             e.DrainWanted: self._drain_wanted,
             e.RequestArrived: lambda event, now: self._serving.arrive(event.request, event.claim, now),
             e.RequestCancelled: self._request_cancelled,
@@ -219,7 +220,7 @@ class Fleet:
         for end in ended_internal:
             self._loading.canary_ended(slot, incarnation, end, now)
         if slot.quarantine_reason is not None and slot.served_since_ready:
-            self._loading.release(slot, "it was forced and served")
+            quarantine.release(self._state, slot, "it was forced and served")
         self._settle_after_requests(slot, now)
         return None
 

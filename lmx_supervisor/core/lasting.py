@@ -4,19 +4,10 @@ from dataclasses import dataclass
 
 from lmx_protocol.messages import ModelSpec
 from lmx_supervisor.core.exit_reason import Verdict
-from lmx_supervisor.core.load_profile import UNTUNED, ProfileLayers
 from lmx_supervisor.core.predictor import PredictorView
+from lmx_supervisor.core.slot import Slot
 from lmx_supervisor.core.state import FleetState
-
-
-@dataclass(frozen=True, slots=True)
-class WantedModel:
-    """A model that a restart of the service has to bring back."""
-
-    spec: ModelSpec
-    backend: str
-    keep_alive_seconds: float | None = None
-    profile: ProfileLayers = UNTUNED
+from lmx_supervisor.core.trial import WantedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +50,7 @@ def lasting(state: FleetState) -> Lasting:
     slots = state.slots.values()
     incarnations = state.incarnations.values()
     return Lasting(
-        wanted=tuple(
-            WantedModel(slot.spec, slot.backend, slot.keep_alive_seconds, slot.profile)
-            for slot in slots
-            if slot.wanted and not slot.prefetched
-        ),
+        wanted=tuple(wanted for slot in slots if (wanted := _wanted(slot)) is not None),
         quarantined=tuple(
             QuarantinedModel(
                 spec=slot.spec,
@@ -81,3 +68,11 @@ def lasting(state: FleetState) -> Lasting:
         accesses=state.predictor.view(state.slots),
         draining=state.draining,
     )
+
+
+def _wanted(slot: Slot) -> WantedModel | None:
+    if slot.trial is not None:
+        return slot.trial.before
+    if slot.prefetched or not slot.wanted:
+        return None
+    return WantedModel(slot.spec, slot.backend, slot.keep_alive_seconds, slot.profile)

@@ -5,18 +5,22 @@ from lmx_protocol.messages import AnyRequestEvent, Load, Loaded
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import admission
 from lmx_supervisor.core import events as e
-from lmx_supervisor.core.actions import LoadSettled, OrderRefused, QuarantineSettled, Send, UnloadSettled
+from lmx_supervisor.core.actions import LoadSettled, OrderRefused, Send, UnloadSettled
 from lmx_supervisor.core.canary import canary_for, canary_passed
 from lmx_supervisor.core.exit_reason import KillCause
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.memory_return import MemoryReturn
+from lmx_supervisor.core.quarantine import release
 from lmx_supervisor.core.roster import Roster
 from lmx_supervisor.core.serving import Serving
-from lmx_supervisor.core.slot import SERVING, STARTING, Slot, StopReason
+from lmx_supervisor.core.slot import SERVING, STARTING, Slot
 from lmx_supervisor.core.state import FleetState
+from lmx_supervisor.core.stop_reason import StopReason
 from lmx_supervisor.core.why_not import quarantine_text
 
 _TERMINAL_SLOTS_MAX = 64
+_REPLACEABLE = SERVING | STARTING | {WorkerState.BACKOFF}
+"""States of a slot that a load of other settings ends; in the others it has nothing to end."""
 
 
 class Loading:
@@ -41,11 +45,13 @@ class Loading:
             slot = state.slots[order.spec.model_id] = Slot(order.spec, order.backend, digest=order.digest, state_since=now)
             self._forget_old_terminal_slots()
         slot.prefetched = False
-        if not order.at_start:
+        if not order.at_start and order.trial is None:
             state.predictor.note(slot.model_id)
         if order.keep_alive_seconds is not None:
             slot.keep_alive_seconds = order.keep_alive_seconds
-        if slot.state in SERVING:
+        if order.replaces and slot.state in _REPLACEABLE:
+            self._replace(slot, order, now)
+        elif slot.state in SERVING:
             state.emit(LoadSettled(order.order_id, slot.model_id, True, None, None))
         elif slot.state is WorkerState.DRAINING:
             if self._passes_quarantine(slot, order):
@@ -74,13 +80,23 @@ class Loading:
         _take_order(slot, order)
         self.begin(slot, now, "it is likely to be wanted next", may_evict=False)
 
+    def _replace(self, slot: Slot, order: e.LoadWanted, now: float) -> None:
+        """Give up what is loaded or is being loaded, and load it anew as ordered."""
+        _take_order(slot, order)
+        slot.wanted = slot.comes_back = False
+        slot.evicted_for = None
+        slot.stop_reason = StopReason.AUTOTUNE_SWAP
+        slot.reload_orders.append(order.order_id)
+        self.drain_slot(slot, now + self._state.policy.drain_seconds, now, "other settings replace it")
+
     def _passes_quarantine(self, slot: Slot, order: e.LoadWanted) -> bool:
         """Whether the order may load the slot: a change releases a quarantined model, force tries it, any other is refused."""
         if slot.quarantine_reason is None:
             return True
-        changed = order.backend != slot.backend or order.digest != slot.digest
+        # A trial has other settings by its nature; that is no reason to trust the model again.
+        changed = order.trial is None and (order.backend != slot.backend or order.digest != slot.digest)
         if changed:
-            self.release(slot, "another backend, other files or another configuration")
+            release(self._state, slot, "another backend, other files or another configuration")
         elif not order.force:
             self._state.emit(OrderRefused(order.order_id, ErrorCode.MODEL_UNSTABLE, quarantine_text(slot)))
         return changed or order.force
@@ -95,7 +111,7 @@ class Loading:
         slot.unload_orders.append(order.order_id)
         slot.wanted = slot.comes_back = False
         slot.evicted_for = None
-        slot.stop_reason = StopReason.MANUAL
+        slot.stop_reason = order.reason
         slot.unloaded = True
         self._cancel_loads(slot, slot.reload_orders)
         self.drain_slot(slot, now + self._state.policy.drain_seconds, now, "an unload was asked for")
@@ -110,43 +126,12 @@ class Loading:
         slot.reload_orders.append(order.order_id)
         self.drain_slot(slot, now + self._state.policy.drain_seconds, now, "a restart was asked for")
 
-    def quarantine_clear_wanted(self, order: e.QuarantineClearWanted) -> None:
-        """Release one model, or all of them."""
-        found = [
-            slot
-            for slot in self._state.slots.values()
-            if slot.state is WorkerState.QUARANTINED and order.model_id in (None, slot.model_id)
-        ]
-        if order.model_id is not None and not found:
-            text = f"Model '{order.model_id}' is not quarantined."
-            self._state.emit(OrderRefused(order.order_id, ErrorCode.MODEL_NOT_FOUND, text))
-            return
-        for slot in found:
-            self.release(slot, "an operator")
-            del self._state.slots[slot.model_id]
-        self._state.emit(QuarantineSettled(order.order_id, tuple(slot.model_id for slot in found)))
-
-    def quarantine_known(self, event: e.QuarantineKnown, now: float) -> None:
-        """A quarantine from before the last start."""
-        slot = Slot(event.spec, event.backend, digest=event.digest, state=WorkerState.QUARANTINED, state_since=now)
-        slot.quarantine_reason = event.reason
-        slot.last_exit, slot.last_exit_at = event.last_exit, now
-        slot.failures.consecutive = event.consecutive_failures
-        slot.note(now, f"quarantined since before this start: {event.reason}")
-        self._state.slots[slot.model_id] = slot
-
-    def release(self, slot: Slot, by: str) -> None:
-        """End a quarantine."""
-        slot.quarantine_reason = None
-        slot.failures.forgive()
-        slot.failures.at_seconds.clear()
-        self._state.tell("quarantine_cleared", model_id=slot.model_id, by=by)
-
     # --- starting ---------------------------------------------------------------------------------------------------------
 
     def begin(self, slot: Slot, now: float, why: str, *, may_evict: bool = True) -> None:
         """Claim a slot's memory and give it a process: the warm spare if there is one, else a new one."""
-        claimed = admission.claim(self._state, slot, may_evict=may_evict and self._state.policy.auto_evict_lru)
+        may_evict = may_evict and self._state.policy.auto_evict_lru and slot.trial is None
+        claimed = admission.claim(self._state, slot, may_evict=may_evict)
         if isinstance(claimed, admission.Denied):
             self._does_not_fit(slot, claimed.text, now)
             return
@@ -284,7 +269,7 @@ class Loading:
         slot.ready_at = slot.last_used_at = now
         slot.served_since_ready = 0
         slot.load_seconds = now - slot.loading_since
-        slot.wanted = True
+        slot.wanted = slot.trial is None
         self._state.tell(
             "model_loaded",
             model_id=slot.model_id,
@@ -397,5 +382,6 @@ class Loading:
 def _take_order(slot: Slot, order: e.LoadWanted) -> None:
     slot.spec, slot.backend, slot.digest = order.spec, order.backend, order.digest
     slot.profile, slot.performance = order.profile, order.profile.merge()
+    slot.trial = order.trial
     slot.size_bytes, slot.need = order.size_bytes, order.need
     slot.gpu_ooms, slot.stepped_down = 0, False

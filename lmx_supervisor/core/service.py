@@ -7,6 +7,8 @@ import msgspec
 
 from lmx_protocol.messages import AnyRequest, AnyRequestEvent
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.autotune import TunedRecord, TuneOrder, TuneReport
+from lmx_supervisor.core.benchmark import Benchmark, BenchmarkOrder, BenchmarkResult
 from lmx_supervisor.core.claims import Claim, Lane
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
@@ -312,6 +314,24 @@ class Service(Protocol):
 
     def compatibility(self) -> Sequence[CompatibilityRow]:
         """What was learned about models and backends, the newest last."""
+
+    async def benchmark(self, order: BenchmarkOrder) -> Benchmark:
+        """Measure a served model; cancelled, it ends what runs. Raises `Refusal`."""
+
+    async def benchmark_and_keep(self, order: BenchmarkOrder) -> BenchmarkResult:
+        """The same, and the result is kept. Raises `Refusal` when not one run came to its end."""
+
+    async def benchmark_results(self, model_id: str | None) -> list[BenchmarkResult]:
+        """What was kept of one model, or of all (None), the newest first."""
+
+    async def autotune(self, order: TuneOrder) -> TuneReport:
+        """Find the settings that suit a model best, and keep them for its loads; cancelled, it puts the model back.
+
+        Raises `Refusal`.
+        """
+
+    def tuned_record(self, model_id: str, backend: str | None, backend_version: str | None) -> TunedRecord | None:
+        """The newest record of an autotune that fits; None fits every one."""
 
     async def available(self) -> list[ModelOnDisk]:
         """The models on disk."""

@@ -2,7 +2,6 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from lmx_protocol import limits
 from lmx_protocol.messages import LoadProgress, ModelFacts, ModelSpec
@@ -14,6 +13,8 @@ from lmx_supervisor.core.load_profile import NOTHING, UNTUNED, LoadProfile, Prof
 from lmx_supervisor.core.memory_need import MemoryNeed
 from lmx_supervisor.core.pace import Pace
 from lmx_supervisor.core.restart_policy import FailureHistory
+from lmx_supervisor.core.stop_reason import StopReason
+from lmx_supervisor.core.trial import Trial
 from lmx_supervisor.core.turns import Turns
 
 S = WorkerState
@@ -42,16 +43,6 @@ class InvalidTransitionError(Exception):
     """A slot was asked for a move its table does not have; carries the slot's story."""
 
 
-class StopReason(StrEnum):
-    """On whose account a model is unloaded."""
-
-    MANUAL = "manual"
-    LRU = "lru"
-    """Another model needed its memory."""
-    TTL = "ttl"
-    """It was idle for too long."""
-
-
 @dataclass(frozen=True, slots=True)
 class StoryLine:
     """One thing that happened to a slot, for operators and crash bundles."""
@@ -72,6 +63,8 @@ class Slot:
     """Who tuned the load."""
     performance: LoadProfile = NOTHING
     """What comes of it: the tuned part of `spec`, and what requests default to."""
+    trial: Trial | None = None
+    """It is loaded only to try its settings."""
     size_bytes: int = 0
     """Of the model's files."""
     need: MemoryNeed | None = None
@@ -149,7 +142,7 @@ class Slot:
     def is_idle(self) -> bool:
         """Whether it serves and nobody has anything to do with it."""
         on_trial = self.quarantine_reason is not None
-        return self.state is S.READY and not (self.running or self.waiting or on_trial)
+        return self.state is S.READY and self.trial is None and not (self.running or self.waiting or on_trial)
 
     def note(self, now: float, text: str) -> None:
         """Add a line to the story."""

@@ -6,8 +6,9 @@ from lmx_supervisor.core.eviction import outcome
 from lmx_supervisor.core.idle import IdleWatch
 from lmx_supervisor.core.loading import Loading
 from lmx_supervisor.core.serving import Serving
-from lmx_supervisor.core.slot import Slot, StopReason
+from lmx_supervisor.core.slot import Slot
 from lmx_supervisor.core.state import FleetState
+from lmx_supervisor.core.stop_reason import StopReason
 
 
 class Unloading:

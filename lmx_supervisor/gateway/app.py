@@ -16,6 +16,8 @@ from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketR
 from starlette.types import Scope
 
 from lmx_supervisor.core.service import Service
+from lmx_supervisor.gateway.admin.autotune import AdminAutotune
+from lmx_supervisor.gateway.admin.benchmark import AdminBenchmark
 from lmx_supervisor.gateway.admin.compatibility import AdminCompatibility
 from lmx_supervisor.gateway.admin.config import AdminConfig
 from lmx_supervisor.gateway.admin.crashes import AdminCrashes
@@ -151,6 +153,7 @@ def _inference_routes(service: Service, doorkeeper: Doorkeeper, rate_limits: Rat
 
 
 def _admin_routes(service: Service) -> list[BaseRoute]:
+    autotune, benchmark = AdminAutotune(service), AdminBenchmark(service)
     models, status, workers = AdminModels(service), AdminStatus(service), AdminWorkers(service)
     crashes, downloads, stack = AdminCrashes(service), AdminDownloads(service), AdminStack(service)
     presets = AdminPresets(service)
@@ -170,7 +173,12 @@ def _admin_routes(service: Service) -> list[BaseRoute]:
         Route("/models/probe", AdminProbe(service).probe, methods=["POST"]),
         Route("/models/compatibility", AdminCompatibility(service).index),
         Route("/models/{model_id:path}/restart", models.restart, methods=["POST"]),
+        Route("/models/autotune", autotune.tune, methods=["POST"]),
+        Route("/models/{model_id:path}/autotune", autotune.show),
         Route("/models/{model_id:path}/performance", AdminPerformance(service).show),
+        Route("/benchmark", benchmark.measure, methods=["POST"]),
+        Route("/benchmark/run", benchmark.run, methods=["POST"]),
+        Route("/benchmark/results", benchmark.results),
         Route("/models/{model_id:path}", downloads.delete, methods=["DELETE"]),
         Route("/quarantine/clear", AdminQuarantine(service).clear, methods=["POST"]),
         Route("/quantize", quantize.index),

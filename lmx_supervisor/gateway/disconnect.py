@@ -49,3 +49,23 @@ class DetachedWork:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.debug("detached work ended with %r", error)
+
+
+async def while_connected(work: Coroutine[Any, Any, Result], receive: Receive) -> Result:
+    """The result of work that is only for the client that waits for it: it is cancelled when that one leaves.
+
+    Raises what `work` raises, and `ClientGoneError`.
+    """
+    running = asyncio.create_task(work)
+    gone = asyncio.create_task(until_disconnect(receive))
+    try:
+        await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return running.result()
+    finally:
+        gone.cancel()
+        running.cancel()
+    await asyncio.wait((running,))
+    if not running.cancelled() and (error := running.exception()) is not None:
+        logger.debug("work for a client that left ended with %r", error)
+    raise ClientGoneError

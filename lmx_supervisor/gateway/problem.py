@@ -56,6 +56,8 @@ KINDS: Mapping[Code, Kind] = {
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: Kind(400, "invalid_request_error"),
     ErrorCode.REQUEST_CRASHES_MODEL: Kind(422, "invalid_request_error"),
     ErrorCode.MODEL_NOT_FOUND: Kind(404, "invalid_request_error"),
+    ErrorCode.MODEL_NOT_LOADED: Kind(409, "conflict"),
+    ErrorCode.AUTOTUNE_NOT_FOUND: Kind(404, "invalid_request_error"),
     ErrorCode.MODEL_LOADING: Kind(503, "server_error", retry_after_seconds=5),
     ErrorCode.MODEL_UNSTABLE: Kind(409, "conflict"),
     ErrorCode.MODEL_INCOMPLETE: Kind(409, "conflict"),

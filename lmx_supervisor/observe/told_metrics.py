@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter
 from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.exit_reason import ExitReason
 from lmx_supervisor.core.prefixes import PREFIX_RESTORED, PREFIXES_DROPPED, PREFIXES_SAVED
-from lmx_supervisor.core.slot import StopReason
+from lmx_supervisor.core.stop_reason import StopReason
 
 UNLOADED_BY_OPERATOR = StopReason.MANUAL
 """Every other reason for an unload is the service's own: an eviction."""

@@ -1,7 +1,8 @@
 """Small private files that are replaced whole or not at all, and read with suspicion.
 
-Covers writing (temporary file beside the target, flushed to the platter, renamed over it), reading versioned JSON documents,
-setting unusable files aside, and removing what a crash in mid-write left behind. Does not cover what is in the documents.
+Covers writing (temporary file beside the target, flushed to the platter, renamed over it), reading versioned documents in JSON
+or TOML, as their name says, setting unusable files aside, and removing what a crash in mid-write left behind. Does not cover
+what is in the documents.
 All calls block on the disk: keep them off the event loop.
 """
 
@@ -23,6 +24,7 @@ from lmx_protocol import limits
 _log = logging.getLogger(__name__)
 
 _TEMPORARY_SUFFIX = ".lmx-tmp"
+_TOML_SUFFIX = ".toml"
 _PRIVATE_FILE_MODE = 0o600
 _PRIVATE_DIRECTORY_MODE = 0o700
 
@@ -81,8 +83,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_document(path: Path, document: Document) -> None:
-    """Replace `path` by a versioned document, as JSON for people. Raises `FileWriteError`."""
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    """Replace `path` by a versioned document, in its form for people. Raises `FileWriteError`."""
+    if path.suffix == _TOML_SUFFIX:
+        write_atomically(path, msgspec.toml.encode(document))
+    else:
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
 
 
 def read_document(path: Path, kind: type[DocumentType]) -> ReadDocument[DocumentType]:
@@ -93,7 +98,10 @@ def read_document(path: Path, kind: type[DocumentType]) -> ReadDocument[Document
     """
     try:
         data = _read_private(path)
-        document = msgspec.json.decode(data, type=kind)
+        if not data:
+            raise ValueError("is empty")
+        decode = msgspec.toml.decode if path.suffix == _TOML_SUFFIX else msgspec.json.decode
+        document = decode(data, type=kind)
         wanted = next(field.default for field in msgspec.structs.fields(kind) if field.name == "schema")
         if document.schema != wanted:
             raise ValueError(f"has schema {document.schema}, this version reads {wanted}")

@@ -121,6 +121,8 @@ def _is_failed_load(fields: dict[str, Any]) -> bool:
         fields["model_id"] is not None
         and WorkerState(fields["state"]) in STARTING
         and fields["backend_version"] is not None
+        # The settings that were tried are to blame, not the backend.
+        and not fields.get("trial")
         and ExitReason(fields["reason"]) not in _SAYS_NOTHING_OF_THE_MODEL
     )
 

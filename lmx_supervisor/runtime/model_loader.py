@@ -13,6 +13,7 @@ from lmx_supervisor.core.memory_need import MemoryNeed, memory_need
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import CompatibilityRow, LoadOrder, LoadOutcome
 from lmx_supervisor.core.slot import COMING, SERVING
+from lmx_supervisor.core.trial import Trial
 from lmx_supervisor.runtime.state_file import SavedModel, plain_spec
 from lmx_supervisor.runtime.supervisor import Supervisor
 
@@ -40,10 +41,30 @@ class ModelLoader:
         self.preset_profile: ProfileSource = _knows_nothing
         """The presets."""
 
-    async def load(self, order: LoadOrder, *, at_start: bool, unasked: bool = False) -> LoadOutcome:
-        """Have a model served as ordered; `unasked`: by nobody. Raises `Refusal`."""
+    async def load(
+        self,
+        order: LoadOrder,
+        *,
+        at_start: bool,
+        unasked: bool = False,
+        replaces: bool = False,
+        trial: Trial | None = None,
+    ) -> LoadOutcome:
+        """Have a model served as ordered.
+
+        Args:
+            order: what is wanted.
+            at_start: keep trying even if the first load fails.
+            unasked: nobody ordered it.
+            replaces: load anew even what is loaded already.
+            trial: only to try these settings; what was tuned before is left out.
+
+        Raises:
+            Refusal: it cannot be.
+        """
         worker = self._supervisor.view().worker(order.model_id)
-        if order.path is None and worker is not None and worker.state in SERVING | COMING:
+        is_there = worker is not None and worker.state in SERVING | COMING
+        if worker is not None and is_there and order.path is None and not replaces:
             # Its files may be gone by now; that is no reason to refuse what is served already. The core decides what follows.
             layers = self._layers(order, worker.backend)
             spec = model_spec(worker.model_id, worker.path, worker.format, layers.merge(), self._config().models)
@@ -54,15 +75,8 @@ class ModelLoader:
             entry = await self._catalog.resolve(order.model_id)
         else:
             entry = await self._catalog.register(order.model_id, order.path)
-        backend = backend_for(
-            entry.model_id,
-            entry.format,
-            wanted=order.backend,
-            preference=self._config().models.backend_preference_order,
-            ledger=self._ledger(),
-            allow_failed=order.allow_unsupported_runtime,
-        )
-        layers = self._layers(order, backend)
+        backend = self._backend(entry, order.backend, allow_failed=order.allow_unsupported_runtime)
+        layers = self._layers(order, backend, is_trial=trial is not None)
         profile = layers.merge()
         spec = model_spec(entry.model_id, entry.path, entry.format, profile, self._config().models)
         _refuse_what_the_backend_cannot(spec, backend)
@@ -78,7 +92,13 @@ class ModelLoader:
             need=_need(entry, spec, profile),
             keep_alive_seconds=order.keep_alive_seconds,
             profile=layers,
+            replaces=replaces,
+            trial=trial,
         )
+
+    async def backend_of(self, model_id: str) -> str:
+        """What a model that is on this machine would be loaded on. Raises `Refusal`."""
+        return self._backend(await self._catalog.resolve(model_id), None, allow_failed=False)
 
     async def restore(self, model_id: str, saved: SavedModel | None) -> LoadOutcome:
         """Load a model the way it was loaded before; by its id alone where only that is known. Raises `Refusal`."""
@@ -97,10 +117,20 @@ class ModelLoader:
             profile=saved.profile,
         )
 
-    def _layers(self, order: LoadOrder, backend: str) -> ProfileLayers:
+    def _backend(self, entry: CatalogEntry, wanted: str | None, *, allow_failed: bool) -> str:
+        return backend_for(
+            entry.model_id,
+            entry.format,
+            wanted=wanted,
+            preference=self._config().models.backend_preference_order,
+            ledger=self._ledger(),
+            allow_failed=allow_failed,
+        )
+
+    def _layers(self, order: LoadOrder, backend: str, *, is_trial: bool = False) -> ProfileLayers:
         return ProfileLayers(
             explicit=order.profile,
-            tuned=self.tuned_profile(order.model_id, backend),
+            tuned=NOTHING if is_trial else self.tuned_profile(order.model_id, backend),
             preset=self.preset_profile(order.model_id, backend),
         )
 

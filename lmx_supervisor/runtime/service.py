@@ -18,6 +18,8 @@ from lmx_supervisor.catalog.catalog import Catalog
 from lmx_supervisor.catalog.disk_calls import DiskCalls
 from lmx_supervisor.catalog.model_ids import check_model_id, is_repository_id
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.autotune import TunedRecord, TuneOrder, TuneReport
+from lmx_supervisor.core.benchmark import Benchmark, BenchmarkOrder, BenchmarkResult
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
 from lmx_supervisor.core.predictor import PredictorView
@@ -40,6 +42,8 @@ from lmx_supervisor.observe.event_bus import EventBus
 from lmx_supervisor.observe.host_memory import read_host_memory
 from lmx_supervisor.observe.log_format import Redaction
 from lmx_supervisor.observe.metrics import Metrics
+from lmx_supervisor.runtime.autotuner import Autotuner
+from lmx_supervisor.runtime.benchmarks import Benchmarks
 from lmx_supervisor.runtime.compatibility import CompatibilityRegistry
 from lmx_supervisor.runtime.crash_archive import CrashArchive
 from lmx_supervisor.runtime.downloader import Downloader
@@ -55,6 +59,7 @@ from lmx_supervisor.runtime.preset_shelf import PresetShelf
 from lmx_supervisor.runtime.records import KeptLogs, ServiceRecords
 from lmx_supervisor.runtime.state_keeper import StateKeeper
 from lmx_supervisor.runtime.supervisor import Supervisor
+from lmx_supervisor.runtime.tuned_profiles import TunedProfiles
 
 log = logging.getLogger("lmx.service")
 
@@ -72,6 +77,8 @@ class LocalService:
         *,
         startup: StartupDecision,
         state: StateKeeper,
+        home: Path,
+        tuned: TunedProfiles,
         registry: CompatibilityRegistry,
         crashes: CrashArchive,
         redaction: Redaction,
@@ -97,6 +104,10 @@ class LocalService:
         self._supervisor = supervisor
         self._loader = ModelLoader(lambda: live.config, catalog, supervisor, registry.rows)
         self._loader.preset_profile = shelf.performance_of
+        self._loader.tuned_profile = tuned.profile_for
+        self._tuned = tuned
+        self._benchmarks = Benchmarks(home, catalog, supervisor, self.submit)
+        self._autotuner = Autotuner(lambda: live.config, supervisor, self._loader, tuned, self.submit)
         self._startup = startup
         self._state = state
         self._registry = registry
@@ -164,6 +175,26 @@ class LocalService:
         if isinstance(request, CountRequest):
             return self._supervisor.submit(request, origin.claim())
         return self._supervisor.submit(request, origin.claim(), self._metrics.requests.watch(request.model_id, origin))
+
+    async def benchmark(self, order: BenchmarkOrder) -> Benchmark:
+        """Measure a served model. Raises `Refusal`."""
+        return await self._benchmarks.run(order)
+
+    async def benchmark_and_keep(self, order: BenchmarkOrder) -> BenchmarkResult:
+        """Measure a served model, and keep the result. Raises `Refusal`."""
+        return await self._benchmarks.run_and_keep(order)
+
+    async def benchmark_results(self, model_id: str | None) -> list[BenchmarkResult]:
+        """What was kept, the newest first. Raises `Refusal` when the disk does not answer."""
+        return await self._benchmarks.results(model_id)
+
+    async def autotune(self, order: TuneOrder) -> TuneReport:
+        """Find the settings that suit a model best, and keep them for its loads. Raises `Refusal`."""
+        return await self._autotuner.tune(order)
+
+    def tuned_record(self, model_id: str, backend: str | None, backend_version: str | None) -> TunedRecord | None:
+        """The newest record of an autotune that fits; None fits every one."""
+        return self._tuned.find(model_id, backend, backend_version)
 
     async def available(self) -> list[ModelOnDisk]:
         """The models on disk."""
@@ -286,7 +317,7 @@ class LocalService:
             text = f"Model '{model_id}' is being loaded, because it is likely to be wanted next; unload it first."
             raise Refusal(ErrorCode.MODEL_IN_USE, text, param="model_id")
         users = [worker for worker in workers if not {(path := Path(worker.path)), *path.parents}.isdisjoint(directories)]
-        if model_id in (*users, *self._loads, *(worker.model_id for worker in workers)) or users:
+        if model_id in (self._autotuner.model_id, *users, *self._loads, *(worker.model_id for worker in workers)) or users:
             text = f"Model '{model_id}' is loaded; unload it first."
             raise Refusal(ErrorCode.MODEL_IN_USE, text, param="model_id")
         self.jobs.refuse_if_in_use(model_id, directories)

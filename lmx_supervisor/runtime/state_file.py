@@ -9,9 +9,10 @@ import msgspec
 from lmx_protocol.messages import ModelSpec
 from lmx_supervisor.core.events import QuarantineKnown
 from lmx_supervisor.core.exit_reason import ExitReason, Verdict
-from lmx_supervisor.core.lasting import QuarantinedModel, WantedModel
+from lmx_supervisor.core.lasting import QuarantinedModel
 from lmx_supervisor.core.load_profile import UNTUNED, ProfileLayers
 from lmx_supervisor.core.startup import LastRun
+from lmx_supervisor.core.trial import WantedModel
 from lmx_supervisor.runtime.atomic_file import Document
 
 FILE_NAME = "runtime-state.json"

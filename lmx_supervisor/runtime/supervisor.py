@@ -11,6 +11,8 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import zmq.asyncio
 
@@ -28,6 +30,8 @@ from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.core.service import LoadOutcome, UnloadOutcome
 from lmx_supervisor.core.snapshot import fleet_view, memory_view
+from lmx_supervisor.core.stop_reason import StopReason
+from lmx_supervisor.core.trial import Trial
 from lmx_supervisor.core.views import FleetView, MemoryView
 from lmx_supervisor.runtime.answers import UNWATCHED, AnswerWatch, CreditExceededError, OpenAnswer
 from lmx_supervisor.runtime.host_reading import host_reading
@@ -41,6 +45,7 @@ from lmx_supervisor.runtime.worker_process import WorkerProcess, WorkerTiming
 
 log = logging.getLogger("lmx.supervisor")
 
+OutcomeType = TypeVar("OutcomeType", LoadOutcome, UnloadOutcome, tuple[str, ...])
 Outcome = LoadOutcome | UnloadOutcome | tuple[str, ...]
 """What an order ends with; the tuple: the models released from quarantine."""
 
@@ -138,6 +143,8 @@ class Supervisor:
         digest: str = "",
         at_start: bool = False,
         unasked: bool = False,
+        replaces: bool = False,
+        trial: Trial | None = None,
         force: bool = False,
         size_bytes: int = 0,
         need: MemoryNeed | None = None,
@@ -145,48 +152,34 @@ class Supervisor:
         profile: ProfileLayers = UNTUNED,
     ) -> LoadOutcome:
         """Have a model served; several callers share one load. Raises `Refusal`."""
-        order_id, settled = self._new_order()
         self._read_host()
-        order = e.LoadWanted(
-            order_id,
-            spec,
-            backend,
-            digest,
+        wanted = partial(
+            e.LoadWanted,
+            spec=spec,
+            backend=backend,
+            digest=digest,
             at_start=at_start,
             force=force,
             size_bytes=size_bytes,
             need=need,
             keep_alive_seconds=keep_alive_seconds,
             profile=profile,
+            replaces=replaces,
+            trial=trial,
         )
-        self.post(e.PrefetchWanted(order) if unasked else order)
-        outcome = await settled
-        assert isinstance(outcome, LoadOutcome)
-        return outcome
+        return await self._ordered(lambda order: e.PrefetchWanted(wanted(order)) if unasked else wanted(order), LoadOutcome)
 
     async def restart(self, model_id: str) -> LoadOutcome:
         """Replace a served model's worker by a fresh one, after its running requests. Raises `Refusal`."""
-        order_id, settled = self._new_order()
-        self.post(e.RestartWanted(order_id, model_id))
-        outcome = await settled
-        assert isinstance(outcome, LoadOutcome)
-        return outcome
+        return await self._ordered(lambda order: e.RestartWanted(order, model_id), LoadOutcome)
 
     async def clear_quarantine(self, model_id: str | None) -> tuple[str, ...]:
         """Release one model, or all (None); returns which. Raises `Refusal` when that one is not quarantined."""
-        order_id, settled = self._new_order()
-        self.post(e.QuarantineClearWanted(order_id, model_id))
-        outcome = await settled
-        assert isinstance(outcome, tuple)
-        return outcome
+        return await self._ordered(lambda order: e.QuarantineClearWanted(order, model_id), tuple)
 
-    async def unload(self, model_id: str) -> UnloadOutcome:
+    async def unload(self, model_id: str, reason: StopReason = StopReason.MANUAL) -> UnloadOutcome:
         """Drain and stop a model. Raises `Refusal`."""
-        order_id, settled = self._new_order()
-        self.post(e.UnloadWanted(order_id, model_id))
-        outcome = await settled
-        assert isinstance(outcome, UnloadOutcome)
-        return outcome
+        return await self._ordered(lambda order: e.UnloadWanted(order, model_id, reason), UnloadOutcome)
 
     def shorten_drain(self, seconds: float) -> None:
         """Start draining, or allow a drain under way only this much more time."""
@@ -347,13 +340,11 @@ class Supervisor:
         self._settle(action.order_id, UnloadOutcome(model_id=action.model_id, freed_bytes=action.freed_bytes))
 
     def _settle(self, order_id: str, outcome: Outcome) -> None:
-        settled = self._orders.pop(order_id)
-        if not settled.done():
+        if not (settled := self._orders.pop(order_id)).done():
             settled.set_result(outcome)
 
     def _order_refused(self, action: a.OrderRefused) -> None:
-        settled = self._orders.pop(action.order_id)
-        if not settled.done():
+        if not (settled := self._orders.pop(action.order_id)).done():
             settled.set_exception(Refusal(action.code, action.message, retry_after_seconds=action.retry_after_seconds))
 
     def _verify_memory(self, action: a.VerifyMemory) -> None:
@@ -383,6 +374,14 @@ class Supervisor:
             self.post(reading)
 
     # --- small helpers ------------------------------------------------------------------------------------------------------
+
+    async def _ordered(self, event: Callable[[str], e.Event], kind: type[OutcomeType]) -> OutcomeType:
+        """What an order, posted with an id of its own, ends with. Raises `Refusal`."""
+        order_id, settled = self._new_order()
+        self.post(event(order_id))
+        outcome = await settled
+        assert isinstance(outcome, kind)
+        return outcome
 
     def _new_order(self) -> "tuple[str, asyncio.Future[Outcome]]":
         order_id = f"order-{next(self._order_numbers)}"

@@ -9,8 +9,11 @@ from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequest, AnyRequestEvent, Cancelled, Finished, ModelFacts, Terminal, Text, Usage
 from lmx_protocol.states import READINESS, FinishReason, ModelFormat, Readiness, WorkerState
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.autotune import Candidate, Metrics, TunedRecord, TuneOrder, TuneReport
+from lmx_supervisor.core.benchmark import Benchmark, BenchmarkOrder, BenchmarkResult, Sample, stats_of
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
+from lmx_supervisor.core.load_profile import LoadProfile, settings_of
 from lmx_supervisor.core.measured import Measured, RecentError
 from lmx_supervisor.core.predictor import PredictorView
 from lmx_supervisor.core.presets import PresetBook
@@ -48,6 +51,16 @@ FACTS = ModelFacts(
     weights_bytes=0,
     slots=8,
     has_chat_template=True,
+)
+SAMPLE = Sample(
+    prompt_tokens=5,
+    tokens=10,
+    cached_tokens=0,
+    first_token_seconds=0.5,
+    total_seconds=2.0,
+    prefill_seconds=0.25,
+    decode_seconds=1.0,
+    text="Round and round.",
 )
 
 
@@ -190,6 +203,14 @@ class FedService:
         self.load_gate = asyncio.Event()
         self.load_gate.set()
         self.load_finished = asyncio.Event()
+        self.measured = Benchmark(backend="scripted", samples=(SAMPLE, SAMPLE))
+        self.benchmark_orders: list[BenchmarkOrder] = []
+        self.benchmark_gate = asyncio.Event()
+        self.benchmark_gate.set()
+        self.benchmark_cancelled = asyncio.Event()
+        self.kept: list[BenchmarkResult] = []
+        self.tune_orders: list[TuneOrder] = []
+        self.tuned: list[TunedRecord] = []
         self.unload_result: UnloadOutcome | Exception = UnloadOutcome(model_id=MODEL, freed_bytes=1024**3)
 
     def fleet(self) -> FleetView:
@@ -304,6 +325,59 @@ class FedService:
 
     def compatibility(self) -> Sequence[CompatibilityRow]:
         return self.rows
+
+    async def benchmark(self, order: BenchmarkOrder) -> Benchmark:
+        self.benchmark_orders.append(order)
+        try:
+            await self.benchmark_gate.wait()
+        except asyncio.CancelledError:
+            self.benchmark_cancelled.set()
+            raise
+        return self.measured
+
+    async def benchmark_and_keep(self, order: BenchmarkOrder) -> BenchmarkResult:
+        self.benchmark_orders.append(order)
+        result = BenchmarkResult(
+            model_id=order.model_id,
+            backend="scripted",
+            timestamp="2026-01-01T00:00:00+00:00",
+            status="ok",
+            hardware="a machine",
+            lmx_version="1",
+            prompt_preview=order.prompt,
+            stats=stats_of(self.measured.samples, warmup_runs=order.warmup_runs),
+        )
+        self.kept.append(result)
+        return result
+
+    async def benchmark_results(self, model_id: str | None) -> list[BenchmarkResult]:
+        return [result for result in self.kept if model_id in (None, result.model_id)]
+
+    async def autotune(self, order: TuneOrder) -> TuneReport:
+        self.tune_orders.append(order)
+        profile = order.profiles[0] if order.profiles else LoadProfile()
+        metrics = Metrics(avg_tokens_per_second=10.0, error_rate=0.0)
+        record = TunedRecord(
+            ts=1.0,
+            model_id=order.model_id,
+            backend="llamacpp",
+            backend_version="1",
+            profile=settings_of(profile),
+            metrics=metrics,
+            score=10.0,
+        )
+        self.tuned.append(record)
+        return TuneReport(record=record, candidates=(Candidate(profile=profile, metrics=metrics),))
+
+    def tuned_record(self, model_id: str, backend: str | None, backend_version: str | None) -> TunedRecord | None:
+        fit = (
+            record
+            for record in self.tuned
+            if record.model_id == model_id
+            and backend in (None, record.backend)
+            and backend_version in (None, record.backend_version)
+        )
+        return next(fit, None)
 
     async def available(self) -> list[ModelOnDisk]:
         return self.on_disk

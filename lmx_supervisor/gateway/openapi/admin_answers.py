@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from lmx_protocol.states import WorkerState
+from lmx_supervisor.core.autotune import Metrics
 from lmx_supervisor.core.crashes import CrashHeadline
 from lmx_supervisor.core.downloads.orders import DownloadView, Status
 from lmx_supervisor.core.quantization.orders import FailureCode, QuantizeJob
@@ -102,6 +103,55 @@ class ModelPerformance(Answer, frozen=True, kw_only=True):
     performance_sources: dict[str, Literal["override", "autotune", "preset"]]
     readiness: ReadinessView
     global_defaults: dict[str, Any]
+
+
+class BenchmarkRun(Answer, frozen=True, kw_only=True):
+    """One measured generation."""
+
+    run: int
+    tokens_generated: int
+    prompt_tokens: int
+    time_to_first_token_ms: float
+    total_time_ms: float
+    tokens_per_second: float
+    decode_tokens_per_second: float | None
+    speculative: dict[str, Any]
+
+
+class BenchmarkOut(Answer, frozen=True, kw_only=True):
+    """What some generations came to. Speed is tokens by the time from asking to the end."""
+
+    model_id: str
+    backend_type: str
+    prompt: str
+    max_tokens: int
+    runs: int
+    results: list[BenchmarkRun]
+    avg_tokens_per_second: float
+    avg_time_to_first_token_ms: float
+    avg_total_time_ms: float
+    speculative: dict[str, Any]
+
+
+class TunedCandidate(Answer, frozen=True, kw_only=True):
+    """Settings that were tried, and how they did."""
+
+    profile: dict[str, Any]
+    metrics: Metrics
+    score: float
+    error: str | None
+
+
+class AutotuneOut(Answer, frozen=True, kw_only=True):
+    """The best settings, and every candidate in the order they were tried."""
+
+    model_id: str
+    backend: str
+    backend_version: str
+    best_profile: dict[str, Any]
+    best_metrics: Metrics
+    best_score: float
+    candidates: list[TunedCandidate]
 
 
 class LoadedModels(Answer, frozen=True, kw_only=True):

@@ -2,12 +2,16 @@
 
 from typing import Any
 
+from lmx_supervisor.core.autotune import TunedRecord
+from lmx_supervisor.core.benchmark import BenchmarkResult
 from lmx_supervisor.core.crashes import CrashReport
 from lmx_supervisor.core.downloads.orders import DownloadView
 from lmx_supervisor.core.probes import ProbeReport
 from lmx_supervisor.core.quantization.orders import QuantizeJob
 from lmx_supervisor.core.service import PrefixCacheUse
 from lmx_supervisor.core.views import FleetView, WorkerView
+from lmx_supervisor.gateway.admin.autotune import AutotuneBody, AutotuneQuery
+from lmx_supervisor.gateway.admin.benchmark import BenchmarkBody, BenchmarkQuery, BenchmarkRunBody
 from lmx_supervisor.gateway.admin.compatibility import Query as CompatibilityQuery
 from lmx_supervisor.gateway.admin.downloads import ConfirmBody, DownloadBody, DownloadsQuery
 from lmx_supervisor.gateway.admin.model_bodies import ClearBody, LoadBody, UnloadBody
@@ -273,6 +277,49 @@ OPERATIONS: tuple[Operation, ...] = (
         key="admin",
         query=CompatibilityQuery,
         answers={200: admin.Compatibility},
+    ),
+    Operation(
+        method="post",
+        path="/admin/models/autotune",
+        summary="Try settings on a model, and keep the best for its loads",
+        key="admin",
+        body=AutotuneBody,
+        answers={200: admin.AutotuneOut},
+        example={"model_id": "smollm2-135m-instruct", "concurrency": 4, "profiles": [{"slots": 1}, {"slots": 4}]},
+    ),
+    Operation(
+        method="get",
+        path="/admin/models/{model_id}/autotune",
+        summary="The settings that an autotune found",
+        key="admin",
+        query=AutotuneQuery,
+        answers={200: TunedRecord},
+    ),
+    Operation(
+        method="post",
+        path="/admin/benchmark",
+        summary="Measure a served model",
+        key="admin",
+        body=BenchmarkBody,
+        answers={200: admin.BenchmarkOut},
+        example={"model_id": "smollm2-135m-instruct", "max_tokens": 32, "runs": 2},
+    ),
+    Operation(
+        method="post",
+        path="/admin/benchmark/run",
+        summary="Measure a served model, and keep the result",
+        key="admin",
+        body=BenchmarkRunBody,
+        answers={200: BenchmarkResult},
+        example={"model_id": "smollm2-135m-instruct", "num_output_tokens": 50, "runs": 2},
+    ),
+    Operation(
+        method="get",
+        path="/admin/benchmark/results",
+        summary="The results that were kept, the newest first",
+        key="admin",
+        query=BenchmarkQuery,
+        answers={200: list[BenchmarkResult]},
     ),
     Operation(
         method="get",

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from lmx_protocol import limits
+from lmx_supervisor.gateway.admin.autotune import AutotuneBody, Profiles
 from lmx_supervisor.gateway.admin.downloads import DownloadBody, Patterns
 from lmx_supervisor.gateway.admin.model_bodies import LoadBody
 from lmx_supervisor.gateway.dialects import openai_responses_schema as responses
@@ -78,4 +79,5 @@ RAW_FIELDS: RawFields = {
     (DownloadBody, "allow_patterns"): Patterns | None,
     (DownloadBody, "ignore_patterns"): Patterns | None,
     (LoadBody, "performance_overrides"): dict[str, Any] | None,
+    (AutotuneBody, "profiles"): Profiles | None,
 }

@@ -10,9 +10,10 @@ import pytest
 from lmx_protocol.messages import ModelSpec
 from lmx_protocol.states import ModelFormat
 from lmx_supervisor.core.exit_reason import ExitReason, Verdict
-from lmx_supervisor.core.lasting import QuarantinedModel, WantedModel
+from lmx_supervisor.core.lasting import QuarantinedModel
 from lmx_supervisor.core.load_profile import LoadProfile, ProfileLayers
 from lmx_supervisor.core.startup import LastRun
+from lmx_supervisor.core.trial import WantedModel
 from lmx_supervisor.runtime.atomic_file import read_document, write_document
 from lmx_supervisor.runtime.state_file import (
     FILE_NAME,
