@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import threading
 import tomllib
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.support.live import LiveServer, wait_until
 
@@ -183,3 +185,17 @@ def test_an_unusable_registry_is_set_aside(serve: Serve, tmp_path: Path) -> None
     server.load("m")
 
     assert in_force(server, "m") == {"slots": (3, "autotune")}
+
+
+@pytest.mark.real
+def test_autotune_picks_the_faster_profile_of_the_demo_model(serve: Serve) -> None:
+    """Many threads for each core wait for each other, however fast the machine is: far slower than one thread each."""
+    server = serve("--demo")
+    model = "smollm2-135m-instruct"
+    server.wait_for_state(model, "ready", seconds=60)
+    cores = os.cpu_count() or 1
+    crowded, fitting = {"threads": min(32 * cores, 1024)}, {"threads": cores}
+    answer = tune(server, model, crowded, fitting, concurrency=2, max_tokens=16, temperature=0).json()
+
+    assert fitting == answer["best_profile"]
+    assert in_force(server, model) == {"threads": (cores, "autotune")}
