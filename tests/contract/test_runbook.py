@@ -26,12 +26,13 @@ from tests.support.fake_hub import serving
 from tests.support.live import STOP_SECONDS, LiveServer, wait_until
 from tests.support.mlx_models import smollm2_gguf, write_tiny_mlx_model
 from tests.support.operator import ADMIN_KEY, Operator, Printed
-from tests.support.runbook import Command, all_commands, misfit, sections
+from tests.support.runbook import Command, all_commands, block_of, misfit, sections
 
 README = Path(__file__).parents[1] / "README.md"
 MLX_MODEL = "mlx-community/Qwen2.5-Coder-32B-Instruct-8bit"
 """As the page calls it; here a tiny one."""
 GGUF_MODEL = "some-model"
+UNQUANTIZED = "meta-llama/Llama-3-8B"
 DOWNLOADED = "mlx-community/DeepSeek-V3-0324-4bit"
 LONG = "long.script.yaml"
 CRASHES_THREE_TIMES = "faults: [{when: ready, do: exit, code: 3, lives: 3}]"
@@ -46,8 +47,8 @@ PLACEHOLDERS = {
     "/corrupted-model": "/org/corrupted",
 }
 SCRIPTED = (
-    "mlx-community/some-model", "least-used-model-id", "idle-model", "largest-model", "largest-model-id",
-    "essential-model-only", "smaller-model-first", "org/corrupted",
+    "mlx-community/some-model", "mlx-community/some-new-model", "least-used-model-id", "idle-model", "largest-model",
+    "largest-model-id", "essential-model-only", "smaller-model-first", "slow-model", "org/corrupted",
 )  # fmt: skip
 
 Act = Callable[[Operator], None]
@@ -59,13 +60,18 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     home = tmp_path_factory.mktemp("runbook") / "home"
     with serving() as hub:
         server = LiveServer(home, environment=hub_settings(hub) | {"LMX_SUPERVISION__RESTART_INITIAL_SECONDS": "0.05"})
-        write_tiny_mlx_model(home / "models" / MLX_MODEL, can_write_everything=True)
+        for model_id in (MLX_MODEL, UNQUANTIZED):
+            write_tiny_mlx_model(home / "models" / model_id, can_write_everything=True)
+        (home / "presets").mkdir()
+        (home / "presets" / "code-assistant.yaml").write_text(
+            f"name: code-assistant\nmodel: {MLX_MODEL}\nparameters: {{max_tokens: 9}}"
+        )
         _link_or_copy(smollm2_gguf(), home / "models" / f"{GGUF_MODEL}.gguf")
         for owner in ("mlx-community", "org"):
             (home / "models" / owner).mkdir(exist_ok=True)
         for model_id in SCRIPTED:
             server.script(model_id)
-        server.script("problematic-model", "faults: [{when: load, do: segfault}]")
+        server.script("problematic-model", "faults: [{when: load, do: segfault}, {when: probe, do: segfault}]")
         server.script("some-quarantined-model", CRASHES_THREE_TIMES)
         server.script("org/quarantined", CRASHES_THREE_TIMES)
         for repo_id in ("org/quarantined", "org/corrupted"):
@@ -75,6 +81,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
             "security": {"admin_key": ADMIN_KEY},
             "server": {"sse_heartbeat_interval_sec": 1},
             "models": {"context_length": 512},
+            "routing": {"aliases": {"code": ["not-here", MLX_MODEL]}},
             "journaling": {"enabled": True},
         }
         types = Operator(server, hub, configuration, dict(PLACEHOLDERS))
@@ -202,6 +209,14 @@ def remember_a_page(operator: Operator, printed: Printed) -> None:
     operator.placeholders["FILENAME"] = next(name for name in names if name.endswith(".md"))
 
 
+def quantized(operator: Operator, printed: Printed) -> None:
+    """The job comes to its end, and a good one."""
+    path = f"/admin/quantize/{printed.document['job_id']}"
+    over = ("completed", "failed", "cancelled")
+    wait_until(lambda: operator.server.http.get(path).json()["status"] in over, 120.0, "the job to be over")
+    assert operator.server.http.get(path).json()["status"] == "completed", operator.server.http.get(path).text
+
+
 def says(*words: str) -> Callable[[Operator, Printed], None]:
     """The text has these words."""
 
@@ -309,7 +324,7 @@ class Step:
 
 
 STEPS = {
-    **{f"1.2/{number}": Step(run=set_variable) for number in (1, 2, 3, 4, 6, 7, 8)},
+    **{f"1.2/{number}": Step(run=set_variable) for number in range(1, 9)},
     "1.3/3": Step(before=with_a_custom_file),
     "1.3/4": Step(after=empty_and_safe),
     "1.3/5": Step(run=other_asgi_server),
@@ -318,6 +333,7 @@ STEPS = {
     "1.6/2": Step(before=loaded(MLX_MODEL)),
     "2.1/1": Step(before=loaded(MLX_MODEL, GGUF_MODEL)),
     "2.2/1": Step(before=unloaded(MLX_MODEL)),
+    "2.2/3": Step(before=unloaded(MLX_MODEL)),
     "2.2/4": Step(before=quarantined("some-quarantined-model"), after=released("some-quarantined-model")),
     "2.2/5": Step(before=unloaded(GGUF_MODEL)),
     "2.3/1": Step(before=loaded(MLX_MODEL)),
@@ -325,9 +341,16 @@ STEPS = {
     "2.4/2": Step(before=download_stands_still, after=download_goes_on),
     "2.7/1": Step(before=loaded(MLX_MODEL)),
     "2.8/1": Step(before=loaded(MLX_MODEL)),
+    "2.10/1": Step(before=loaded(MLX_MODEL)),
+    "2.14/1": Step(before=loaded(MLX_MODEL)),
+    "2.15/1": Step(after=remember("JOB_ID", "job_id")),
+    "2.15/2": Step(after=quantized),
     "2.16/1": Step(before=loaded(MLX_MODEL)),
     "2.16/2": Step(before=loaded(MLX_MODEL), after=says("data: {", "data: [DONE]")),
     "3.1/1": Step(409),
+    "3.5/3": Step(before=loaded(MLX_MODEL)),
+    "4.5/1": Step(before=has_a_journal, after=remember_a_page),
+    "4.5/2": Step(after=says("## Summary", "## Status Changes")),
     "3.2/2": Step(before=loaded(MLX_MODEL)),
     "3.2/4": Step(before=loaded("least-used-model-id")),
     "3.3/1": Step(before=in_a_crash_loop),
@@ -343,8 +366,6 @@ STEPS = {
     "3.6/6": Step(after=empty_and_safe),
     "4.1/1": Step(after=says("lmx_requests_total", "lmx_memory_used_gb", "lmx_uptime_seconds")),
     "4.3/1": Step(run=follow_events),
-    "4.5/1": Step(before=has_a_journal, after=remember_a_page),
-    "4.5/2": Step(after=says("## Summary", "## Status Changes")),
     "5.1/1": Step(before=loaded("largest-model-id")),
     "5.1/4": Step(after=empty_and_safe),
     "5.1/6": Step(after=holds_nothing),
@@ -356,7 +377,7 @@ STEPS = {
     "5.3/4": Step(before=with_a_registry),
     "5.3/6": Step(before=loaded("org/corrupted")),
     "5.3/8": Step(202, after=served_again("org/corrupted")),
-    "5.4/8": Step(after=still_has_its_models),
+    "5.4/9": Step(after=still_has_its_models),
 }
 """By the command's name; a command without a step is typed, and answers 200."""
 
@@ -399,3 +420,18 @@ def test_the_commands_of_a_section_do_what_the_page_says(operator: Operator, sec
             assert wrong is None, f"{command.name} {command.short}: {wrong}"
         if step.after is not None:
             step.after(operator, printed)
+
+
+def test_the_predecessors_configuration_starts_lmx(tmp_path: Path) -> None:
+    """Appendix B as it stands, but for what belongs to this machine: its address and its models."""
+    (tmp_path / "config.yaml").write_text(block_of("B", "yaml"))
+    environment = {"LMX_SERVER__HOST": "127.0.0.1", "LMX_MODELS__MODELS_DIRECTORY": str(tmp_path / "models")}
+    server = LiveServer(tmp_path, environment=environment)
+    try:
+        server.start()
+        assert server.http.get("/admin/status").json()["memory"]["threshold_percent"] == 90
+        assert server.stop() == 0, server.log()
+    finally:
+        server.abandon()
+    assert "config_remark" in server.log()
+    assert "models.loader_timeout_sec is called supervision.load_stall_seconds now" in server.log()
