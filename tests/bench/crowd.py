@@ -19,7 +19,8 @@ from pathlib import Path
 
 from tests.support.exchange import exchange
 from tests.support.live import LiveServer, wait_until
-from tests.support.wire import chat_request, request
+from tests.support.prober import Prober
+from tests.support.wire import chat_request
 
 MODELS = ("one", "two", "three", "four")
 SLOTS = 4
@@ -30,8 +31,6 @@ IMPATIENCE_SECONDS = 0.25
 ANSWER_SECONDS = 0.4
 BRISK = "answers: [{pieces: ['word '], tokens: 20, token_seconds: 0.01}]"
 STEADY = "answers: [{pieces: ['word '], tokens: 8, token_seconds: 0.05}]"
-PROBE = request("GET", "/healthz", Connection="close")
-PROBE_PAUSE_SECONDS = 0.02
 FAIR_SECONDS = 30
 
 
@@ -51,24 +50,13 @@ def chat(server: LiveServer, model_id: str, client: str) -> bytes:
     return chat_request(server.chat_body(model_id, "go on"), **{"X-Client-ID": client, "Connection": "close"})
 
 
-async def probed(server: LiveServer, seconds: list[float]) -> None:
-    """Ask /healthz again and again, until cancelled."""
-    while True:
-        began = time.monotonic()
-        await exchange(server, PROBE)
-        seconds.append(time.monotonic() - began)
-        await asyncio.sleep(PROBE_PAUSE_SECONDS)
-
-
 async def crowd(server: LiveServer) -> list[Row]:
     """A thousand requests at once on four models."""
-    probes: list[float] = []
-    prober = asyncio.create_task(probed(server, probes))
     asked = (exchange(server, chat(server, MODELS[number % 4], f"client {number % 10}")) for number in range(CROWD))
-    answers = await asyncio.gather(*asked)
-    prober.cancel()
+    with Prober(server) as prober:
+        answers = await asyncio.gather(*asked)
     statuses = Counter(status for status, _ in answers)
-    p99_ms = 1000 * statistics.quantiles(probes, n=100)[98]
+    p99_ms = 1000 * prober.p99_seconds
     silent = sum(not says_when for status, says_when in answers if status != 200)
     status = server.http.get("/admin/status").json()
     left = status["in_flight_requests"] + status["waiting_requests"]
