@@ -1,6 +1,8 @@
 """What holds for every test."""
 
 import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,3 +16,13 @@ def _online_unless_told_otherwise() -> None:
     for name in _OFFLINE:
         os.environ.pop(name, None)
     os.environ.update(_AT_START)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> Iterator[None]:
+    """A run in the background ignores Ctrl-C, and so would every process that it starts; those that are sent one must not."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
