@@ -60,4 +60,4 @@ async def test_the_log_has_the_address_and_follows_a_reload(caplog: pytest.LogCa
         await request.rest()
         await request.done()
 
-    assert [record.client_address for record in caplog.records] == ["10.0.0.1", "198.51.100.7"]  # type: ignore[attr-defined]
+    assert [record.client_address for record in caplog.records] == ["10.0.0.1", "198.51.100.7"]  # type: ignore[attr-defined]  # an extra field
