@@ -44,7 +44,6 @@ _HOOK_KEYS = (
 OLD_KEYS: Mapping[str, OldKey] = {
     "server.workers": Always(1, "one process serves all clients, and every model has a process of its own"),
     "server.timeout_sec": Idle(f"idle connections are closed after {limits.KEEP_ALIVE_SECONDS:g} seconds"),
-    "models.inference_timeout_sec": Idle("an answer may take as long as its client waits, or as its Request-Timeout-Ms says"),
     "models.use_batching": Always(True, "requests are always batched; models.slots says how many are decoded together"),
     "models.loader_isolation_enabled": Always(True, "every model is loaded and served in a process of its own"),
     "models.loader_timeout_sec": Renamed("supervision.load_stall_seconds"),

@@ -40,6 +40,8 @@ LIVE_KEYS = frozenset(
         "models.queue_per_model",
         "models.queue_total",
         "models.semaphore_timeout_sec",
+        # For answers under way, too.
+        "models.inference_timeout_sec",
         "models.max_concurrent_requests",
         "models.per_model_concurrency_limits",
         "models.per_client_default_concurrency",

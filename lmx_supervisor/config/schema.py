@@ -110,6 +110,9 @@ class ModelsConfig(Section, frozen=True, kw_only=True):
     """Requests that may wait altogether."""
     semaphore_timeout_sec: Positive = limits.QUEUE_WAIT_SECONDS
     """How long a request may wait, for a place or for its model, before it is refused."""
+    inference_timeout_sec: Positive | None = limits.ANSWER_SECONDS
+    """How long an answer may take from when a worker gets its request, unless its client's own limit is over sooner.
+    null: as long as its client waits."""
     max_concurrent_requests: Concurrency = limits.CONCURRENT_REQUESTS
     """Requests that may run at once, on all models together."""
     per_model_concurrency_limits: dict[Text, Concurrency] = {}

@@ -35,8 +35,8 @@ class Entry:
     """Something that a client may have read: it cannot be answered a second time. Vectors and scores may come twice."""
     replays: int = 0
     cancelled: bool = False
-    too_late: bool = False
-    """It was cancelled because its client's time was over, and the client is to be told so."""
+    too_late: str | None = None
+    """It was cancelled because its time was over: what its client is told of that."""
     cancelled_at: float = 0.0
     """Monotonic second of the cancel, for a leased request."""
     tokens: int = 0

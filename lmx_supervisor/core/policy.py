@@ -40,6 +40,7 @@ class Policy:
     queue_per_model: int = limits.QUEUE_PER_MODEL
     queue_total: int = limits.QUEUE_TOTAL
     queue_wait_seconds: float = limits.QUEUE_WAIT_SECONDS
+    answer_seconds: float | None = limits.ANSWER_SECONDS
     max_concurrent_requests: int = limits.CONCURRENT_REQUESTS
     per_model_concurrency_limits: Mapping[str, int] = field(default_factory=dict)
     per_client_default_concurrency: int | None = None
@@ -88,6 +89,7 @@ def policy_of(config: Config) -> Policy:
         queue_per_model=models.queue_per_model,
         queue_total=models.queue_total,
         queue_wait_seconds=models.semaphore_timeout_sec,
+        answer_seconds=models.inference_timeout_sec,
         max_concurrent_requests=models.max_concurrent_requests,
         per_model_concurrency_limits=models.per_model_concurrency_limits,
         per_client_default_concurrency=models.per_client_default_concurrency,

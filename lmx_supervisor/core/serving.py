@@ -31,6 +31,7 @@ from lmx_supervisor.core.poison import fingerprint, is_poison
 from lmx_supervisor.core.results import fits
 from lmx_supervisor.core.slot import COMING, SERVING, Slot
 from lmx_supervisor.core.state import FleetState
+from lmx_supervisor.core.time_limits import time_limit_of
 from lmx_supervisor.core.why_not import lost_its_files, not_loaded_text, poison_text, quarantine_text
 
 _ENDED_REMEMBERED_MAX = 1024
@@ -210,8 +211,8 @@ class Serving:
                     slot.pace.answered(now - entry.leased_at)
                 if entry.on_trial:
                     self._state.suspects.acquit(entry.request)
-            elif isinstance(event, Cancelled) and entry.too_late:
-                event = _too_late(event.request_id)
+            elif isinstance(event, Cancelled):
+                event = _end_of_cancelled(entry, event)
         self._state.emit(Deliver(event))
 
     def _begun(self, slot: Slot, entry: Entry, now: float) -> None:
@@ -258,10 +259,11 @@ class Serving:
         self._state.emit(Send(entry.incarnation, Cancel(request_id=entry.request_id)))
 
     def cancel_too_late(self, slot: Slot, now: float) -> None:
-        """End what runs although its client does not want it any more: its own time limit is over."""
+        """End what runs although its time is over."""
         for entry in self._entries(slot.running):
-            if entry.ends_by is not None and now >= entry.ends_by and not entry.cancelled:
-                entry.too_late = True
+            limit = time_limit_of(entry, self._state.policy.answer_seconds)
+            if limit is not None and now >= limit.ends_by and not entry.cancelled:
+                entry.too_late = limit.text
                 self._cancel_running(entry, now)
 
     def _end_early(self, slot: Slot, entry: Entry, incarnation: Incarnation, code: ErrorCode, message: str) -> None:
@@ -318,8 +320,7 @@ class Serving:
                 self._state.ledger.end(entry.request_id)
             elif entry.cancelled:
                 self._state.ledger.end(entry.request_id)
-                cancelled = Cancelled(request_id=entry.request_id)
-                self._state.emit(Deliver(_too_late(entry.request_id) if entry.too_late else cancelled))
+                self._state.emit(Deliver(_end_of_cancelled(entry, Cancelled(request_id=entry.request_id))))
             elif may_replay:
                 entry.replays += 1
                 entry.incarnation = None
@@ -375,6 +376,8 @@ class Serving:
         self._state.emit(Deliver(failed))
 
 
-def _too_late(request_id: str) -> Failed:
-    text = "The answer was not ready within the time limit that came with the request."
-    return Failed(request_id=request_id, code=ErrorCode.DEADLINE_EXCEEDED, message=text)
+def _end_of_cancelled(entry: Entry, event: Cancelled) -> Cancelled | Failed:
+    """What the client is told: that it cancelled, or that its time was over."""
+    if entry.too_late is None:
+        return event
+    return Failed(request_id=entry.request_id, code=ErrorCode.DEADLINE_EXCEEDED, message=entry.too_late)

@@ -3,18 +3,21 @@
 Every scene is played twice, with the reload and without it, so that one in which the key does not matter cannot pass.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmx_protocol.messages import LoadProgress
+from lmx_protocol.messages import Cancel, LoadProgress
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.config.load import LoadedConfig, load_config
 from lmx_supervisor.config.reloading import plan_reload
 from lmx_supervisor.core import actions as a
+from lmx_supervisor.core import events as e
 from lmx_supervisor.core.actions import WorkerSignal
+from lmx_supervisor.core.places import most_of_model
 from lmx_supervisor.core.policy import policy_of
 from lmx_supervisor.core.slot import SERVING
 from lmx_supervisor.core.snapshot import fleet_view
@@ -254,6 +257,75 @@ def crowd_for_two(stage: Stage, reload: Callable[[], None]) -> int:
     return sum(1 for request_id in asked if not stage.ends(request_id))
 
 
+def endless_answer(stage: Stage, reload: Callable[[], None]) -> int:
+    """From its lease until its worker is told to stop it; a word of it comes every second."""
+    stage.ready()
+    stage.ask("r")
+    reload()
+    seq = itertools.count()
+    return seconds_until(stage, lambda: stage.sent(Cancel), lambda: stage.text("r", next(seq)))
+
+
+def running_of(*clients: str) -> Scene:
+    """How many of these clients' requests, spread over two models of four slots, run at once."""
+
+    def scene(stage: Stage, reload: Callable[[], None]) -> int:
+        for model_id in ("one", "two"):
+            stage.ready(model_id, slots=4)
+        reload()
+        for number, client in enumerate(clients):
+            stage.ask(f"r{number}", ("one", "two")[number % 2], client=client)
+        return sum(len(stage.slot(model_id).running) for model_id in ("one", "two"))
+
+    return scene
+
+
+def places_after_answers(begins_after_seconds: float, answers: int) -> Scene:
+    """The places of a model of four slots, so many of whose answers took so long to begin."""
+
+    def scene(stage: Stage, reload: Callable[[], None]) -> int:
+        stage.ready(slots=4)
+        reload()
+        for number in range(answers):
+            stage.ask(f"r{number}")
+            stage.now += begins_after_seconds
+            stage.text(f"r{number}", 0)
+            stage.finish(f"r{number}", seq=1)
+        return most_of_model(stage.fleet.state, stage.slot())
+
+    return scene
+
+
+def places_on_a_full_host(stage: Stage, reload: Callable[[], None]) -> int:
+    """The places of a model of four slots while memory is short, though not so short that requests are shed."""
+    stage.ready(slots=4)
+    reload()
+    stage.host(100 * GB, int(94.9 * GB))
+    return most_of_model(stage.fleet.state, stage.slot())
+
+
+def look_for_the_next_model(stage: Stage, reload: Callable[[], None]) -> int:
+    """From the reload until a model is looked for that is likely to be wanted next."""
+    stage.host(100 * GB)
+    stage.do(e.AccessesKnown(("a", "b", "a", "b"), 4))
+    stage.ready("a", needs_bytes=GB)
+    stage.tick()
+    reload()
+    return seconds_until(stage, lambda: stage.of(a.Prefetch), lambda: stage.beat("a"))
+
+
+def room_in_the_pool(stage: Stage, reload: Callable[[], None]) -> bool:
+    """Whether a third model is loaded unasked, while nobody has used the two before it."""
+    stage.host(100 * GB)
+    stage.tick()
+    for model_id in ("b", "c"):
+        stage.prefetch(model_id, GB)
+        stage.come_up(model_id)
+    reload()
+    stage.prefetch("d", GB)
+    return "d" in stage.fleet.state.slots
+
+
 SCENES: list[tuple[str, Any, dict[str, Any], Scene, Any]] = [
     ("supervision.hello_seconds", 3.0, {}, worker_without_hello, 4),
     ("supervision.load_stall_seconds", 20.0, {}, load_without_progress, 21),
@@ -281,6 +353,18 @@ SCENES: list[tuple[str, Any, dict[str, Any], Scene, Any]] = [
     ("memory.ttl_check_interval_sec", 10, {"memory.ttl_enabled": True, "memory.ttl_seconds": 100}, idle_model, 99),
     ("memory.load_shedding_percent", 70.0, {}, full_host, True),
     ("models.semaphore_timeout_sec", 7.0, {}, waiting_request, 7),
+    ("models.inference_timeout_sec", 20.0, {}, endless_answer, 20),
+    ("models.max_concurrent_requests", 3, {}, running_of(*"abcdef"), 3),
+    ("models.per_model_concurrency_limits", {"one": 1}, {}, running_of(*"abcdef"), 4),
+    ("models.per_client_default_concurrency", 1, {}, running_of(*"aaabbb"), 2),
+    ("models.per_client_concurrency_overrides", {"a": 1}, {}, running_of(*"aaabbb"), 4),
+    ("models.adaptive_concurrency_enabled", False, {}, places_after_answers(9.0, 128), 4),
+    ("models.adaptive_latency_target_ms", 1000, {}, places_after_answers(2.0, 128), 3),
+    ("models.adaptive_latency_window", 8, {}, places_after_answers(9.0, 8), 3),
+    ("models.adaptive_min_concurrent_requests", 3, {}, places_on_a_full_host, 3),
+    ("models.warm_pool_enabled", True, {}, look_for_the_next_model, 1),
+    ("models.prefetch_interval_sec", 40, {"models.warm_pool_enabled": True}, look_for_the_next_model, 40),
+    ("models.warm_pool_size", 3, {"models.warm_pool_enabled": True}, room_in_the_pool, True),
     ("models.queue_total", 3, {"models.queue_per_model": 2, "models.queue_total": 4}, crowd_for_two, 3),
     ("models.queue_per_model", 2, {}, crowd, 2),
 ]

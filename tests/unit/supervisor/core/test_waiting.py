@@ -88,6 +88,43 @@ def test_a_worker_that_dies_while_it_stops_an_answer_that_is_too_late(busy: Stag
     assert [end.code for end in busy.ends("hurried")] == [ErrorCode.DEADLINE_EXCEEDED]
 
 
+def test_an_answer_that_takes_longer_than_any_may_is_ended() -> None:
+    """The service's limit runs from when a worker got the request, whatever it waited; its place is free for the next."""
+    stage = Stage(Policy(warm_spare=False, answer_seconds=5.0))
+    stage.ready(slots=1)
+    for request_id in ("first", "second"):
+        stage.ask(request_id)
+    stage.tick(4.0)
+    stage.finish("first", seq=0)
+    stage.text("second", 0)
+    stage.tick(4.0)
+    assert not stage.sent(Cancel)
+    stage.tick(1.0)
+    assert [message.request_id for message in stage.sent(Cancel)] == ["second"]
+    stage.ask("third")
+    cancelled(stage, "second", 1)
+    (end,) = stage.ends("second")
+
+    assert (end.code, "models.inference_timeout_sec" in end.message) == (ErrorCode.DEADLINE_EXCEEDED, True)
+    assert stage.slot().running == {"third"}
+    assert stage.slot().failures.consecutive == 0
+
+
+def test_the_canary_has_a_bound_of_its_own() -> None:
+    """A model whose first answer takes long is not ended by the limit for clients' answers."""
+    stage = Stage(Policy(warm_spare=False, answer_seconds=5.0))
+    stage.load()
+    stage.hello()
+    stage.loaded()
+    for _ in range(10):
+        stage.beat()
+        stage.tick(1.0)
+    assert not stage.sent(Cancel)
+    stage.canary()
+
+    assert stage.state() == "ready"
+
+
 def test_what_cannot_begin_in_time_is_refused_at_once(busy: Stage) -> None:
     """No answer of this model began in less than two seconds: one that is to be whole in less is not even queued."""
     busy.now += 2.0
