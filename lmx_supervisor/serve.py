@@ -122,7 +122,14 @@ async def _serve(loaded: LoadedConfig, home: Path, listener: socket.socket, path
     async with running_service(loaded, home, paths, redaction) as running:
         signals.supervisor = running.supervisor
         http = asyncio.create_task(
-            serve_http(create_app(running.service), config, [listener], http_stop, open_files_max=open_files)
+            serve_http(
+                create_app(running.service),
+                config,
+                [listener],
+                http_stop,
+                open_files_max=open_files,
+                drain_seconds=lambda: running.service.config.server.drain_seconds,
+            )
         )
         try:
             _announce(home, url)

@@ -44,13 +44,19 @@ _Kept = dict["asyncio.Task[None]", asyncio.StreamWriter]
 
 
 async def serve_http(
-    app: ASGIApp, config: Config, sockets: Sequence[socket.socket], stop: asyncio.Event, *, open_files_max: int
+    app: ASGIApp,
+    config: Config,
+    sockets: Sequence[socket.socket],
+    stop: asyncio.Event,
+    *,
+    open_files_max: int,
+    drain_seconds: Callable[[], float],
 ) -> None:
     """Serve until `stop` is set; takes over the sockets, which may but need not listen yet, and closes them.
 
-    After `stop` nothing is accepted, idle connections close at once, and answers under way may end for `server.drain_seconds`;
-    what is left then is cut. Cancelling this coroutine cuts at once. Of the `open_files_max` descriptors of this process,
-    connections take no more than `connection_budget` gives them.
+    After `stop` nothing is accepted, idle connections close at once, and answers under way may end for as long as
+    `drain_seconds` says then; what is left is cut. Cancelling this coroutine cuts at once. Of the `open_files_max` descriptors
+    of this process, connections take no more than `connection_budget` gives them.
     """
     budget = connection_budget(config.server.connections_max, open_files_max)
     if budget.connections_max < config.server.connections_max:
@@ -66,7 +72,7 @@ async def serve_http(
             accepting.append(asyncio.create_task(_accept(listening, gate)))
         await stop.wait()
         await _close_all(accepting, sockets)
-        await gate.drain(config.server.drain_seconds)
+        await gate.drain(drain_seconds())
     finally:
         await _close_all(accepting, sockets)
         await gate.cut()

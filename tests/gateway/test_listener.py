@@ -35,7 +35,14 @@ class Server:
         self.stop = asyncio.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
-        serving = serve_http(create_app(service), service.config, [self._socket], self.stop, open_files_max=open_files_max)
+        serving = serve_http(
+            create_app(service),
+            service.config,
+            [self._socket],
+            self.stop,
+            open_files_max=open_files_max,
+            drain_seconds=lambda: service.config.server.drain_seconds,
+        )
         self.task = asyncio.create_task(serving)
 
     async def connect(self) -> "Wire":
@@ -392,6 +399,24 @@ async def test_stop_cuts_what_does_not_end(serve: Serve) -> None:
         await server.task
         await service.answers[0].ended.wait()
     assert service.answers[0].cancelled.is_set()
+    await wire.close()
+
+
+@pytest.mark.live_keys("server.drain_seconds")
+async def test_how_long_answers_may_end_is_asked_when_they_have_to(serve: Serve) -> None:
+    """A drain that a reload made shorter is as short as it says now, for an answer whose client takes its time too."""
+    service = FedService()
+    service.on_submit = silent
+    server = serve(service, drain_seconds=600.0)
+    wire = await server.connect()
+    await wire.post(STREAM)
+    await service.submitted.wait()
+    service.config = Config(server=ServerConfig(drain_seconds=0.05))
+
+    server.stop.set()
+
+    async with asyncio.timeout(5):
+        await server.task
     await wire.close()
 
 
