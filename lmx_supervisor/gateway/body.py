@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_supervisor.config.schema import ServerConfig
+from lmx_supervisor.gateway.object_count import counting
 from lmx_supervisor.gateway.problem import CLOSE, EdgeCode, Problem
 
 Decoded = TypeVar("Decoded")
@@ -63,7 +64,8 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[Decoded], *, within: 
     if not body:
         raise Problem(ErrorCode.INVALID_REQUEST, "The body is empty; send a JSON object.")
     try:
-        return decoder.decode(body)
+        with counting(anew=not within):
+            return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _invalid_field(str(error), within) from None
     except msgspec.DecodeError as error:

@@ -10,7 +10,8 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from lmx_protocol.messages import Message, ToolCall
-from lmx_supervisor.gateway.dialects.anthropic_schema import Block, Citations, Turn
+from lmx_supervisor.gateway.body import decode_field
+from lmx_supervisor.gateway.dialects.anthropic_schema import Block, Turn, citations_decoder
 from lmx_supervisor.gateway.dialects.openai_inbound import invalid_value, not_supported, required
 from lmx_supervisor.gateway.dialects.volatile_lines import without_volatile_lines
 
@@ -55,10 +56,16 @@ class _History:
     """The neutral messages of the turns so far, and the tool calls among them that wait for a result."""
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
+        self._said: list[list[Message]] = []
+        """What becomes one message each: joined at the end, because each join copies what was joined before."""
         self._open_calls: dict[str, str] = {}
         """Names of tools by the id of the call."""
         self._calls_place = ""
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation so far."""
+        return [_joined(parts) for parts in self._said]
 
     def add(self, turn: Turn, place: str) -> None:
         """Take in the next turn."""
@@ -84,7 +91,7 @@ class _History:
         texts = []
         for block, param in zip(blocks, places, strict=True):
             if block.type == "tool_result":
-                self.messages.append(self._tool_result(block, param))
+                self._said.append([self._tool_result(block, param)])
             else:
                 texts.append(_read(block, param, "text", "document", "tool_result"))
         if texts:
@@ -100,8 +107,7 @@ class _History:
         return Message(role="tool", content=content, name=name, tool_call_id=call_id)
 
     def _add_assistant(self, blocks: list[Block], places: list[str], place: str) -> None:
-        continues = bool(self.messages) and self.messages[-1].role == "assistant"
-        if not continues:
+        if not self._goes_on("assistant"):
             self.check_calls_are_answered()
         self._calls_place = place
         texts, thoughts, calls = [], [], []
@@ -129,23 +135,30 @@ class _History:
 
     def _append(self, message: Message) -> None:
         """Add a turn; it becomes part of the one before, when that is of the same role."""
-        if not self.messages or self.messages[-1].role != message.role:
-            self.messages.append(message)
-            return
-        last = self.messages[-1]
-        self.messages[-1] = replace(
-            last,
-            content=_joined(last.content, message.content),
-            reasoning=_joined(last.reasoning, message.reasoning),
-            tool_calls=last.tool_calls + message.tool_calls,
-        )
+        if self._goes_on(message.role):
+            self._said[-1].append(message)
+        else:
+            self._said.append([message])
+
+    def _goes_on(self, role: str) -> bool:
+        """Whether the last turn was of this role."""
+        return bool(self._said) and self._said[-1][0].role == role
 
 
 _NOTHING_SAID = Message(role="assistant", content="")
 
 
-def _joined(first: str, second: str) -> str:
-    return "\n".join(text for text in (first, second) if text)
+def _joined(parts: Sequence[Message]) -> Message:
+    """Turns of one role as one message."""
+    first, *others = parts
+    if not others:
+        return first
+    return replace(
+        first,
+        content="\n".join(part.content for part in parts if part.content),
+        reasoning="\n".join(part.reasoning for part in parts if part.reasoning),
+        tool_calls=tuple(call for part in parts for call in part.tool_calls),
+    )
 
 
 def _tool_result_text(block: Block, param: str) -> str:
@@ -169,7 +182,8 @@ def _document_text(block: Block, param: str) -> str:
     source = block.source
     if source is None:
         raise required(f"{param}.source")
-    if isinstance(block.citations, Citations) and block.citations.enabled:
+    citations = decode_field(f"{param}.citations", block.citations, citations_decoder)
+    if citations is not None and citations.enabled:
         reason = "citations are not supported; leave them out."
         raise not_supported(f"{param}.citations", reason)
     match source.type:

@@ -146,7 +146,7 @@ def _asks_to_think(body: MessagesBody) -> bool:
 def _refuse_unsupported(body: MessagesBody) -> None:
     if body.thinking is not None and body.thinking.type == "between_tools":
         raise not_supported("thinking.type", "supported are 'enabled', 'disabled' and 'adaptive'.")
-    if body.mcp_servers:
+    if is_given(body.mcp_servers):
         raise not_supported("mcp_servers", "LMX connects to no MCP servers; call their tools yourself.")
     if is_given(body.container):
         raise not_supported("container", "there are no containers here; leave it out.")

@@ -47,8 +47,8 @@ class Block(Inbound, frozen=True, kw_only=True):
     source: Source | None = None
     title: str | None = None
     context: str | None = None
-    citations: Citations | list[Raw] | None = None
-    """Of a document, whether to cite; of a text block in the history, what it cited."""
+    citations: Raw = ABSENT
+    """Of a document, whether to cite (see `citations_decoder`); of a text block in the history, what it cited."""
 
 
 class Turn(Inbound, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class CustomTool(Inbound, frozen=True, kw_only=True):
     type: str | None = None
     description: str | None = None
     input_schema: Raw = ABSENT
-    input_examples: list[Raw] | None = None
+    input_examples: Annotated[list[Raw], Meta(max_length=limits.TOOL_EXAMPLES_MAX)] | None = None
     strict: bool | None = None
     defer_loading: bool | None = None
     allowed_callers: list[str] | None = None
@@ -121,7 +121,7 @@ class MessagesBody(Inbound, frozen=True, kw_only=True):
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
     """What `output_config.format` was called in the beta."""
-    mcp_servers: list[Raw] | None = None
+    mcp_servers: Raw = ABSENT
     container: Raw = ABSENT
 
 
@@ -136,5 +136,6 @@ stop_sequences_decoder: msgspec.json.Decoder[list[str] | None] = msgspec.json.De
 tools_decoder: msgspec.json.Decoder[list[CustomTool] | None] = msgspec.json.Decoder(
     Annotated[list[CustomTool], Meta(max_length=limits.TOOLS_MAX)] | None
 )
+citations_decoder: msgspec.json.Decoder[Citations | None] = msgspec.json.Decoder(Citations | None)
 object_schema_decoder = msgspec.json.Decoder(ObjectSchema)
 object_decoder: msgspec.json.Decoder[dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw])

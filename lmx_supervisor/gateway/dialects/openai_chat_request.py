@@ -8,7 +8,7 @@ from msgspec import Raw
 from lmx_protocol.messages import GenerateRequest, Message
 from lmx_supervisor.core.presets import with_system_prompt
 from lmx_supervisor.gateway.body import decode_field
-from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody, ChatMessage, ContentPart
+from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody, ChatMessage, ContentPart, modalities_decoder
 from lmx_supervisor.gateway.dialects.openai_fields import (
     as_choices,
     implied_by_effort,
@@ -115,7 +115,7 @@ def _refuse_unsupported(body: ChatBody) -> None:
     for field in ("audio", "web_search_options"):
         if is_given(getattr(body, field)):
             raise not_supported(field)
-    if body.modalities is not None and body.modalities != ["text"]:
+    if decode_field("modalities", body.modalities, modalities_decoder) not in (None, ["text"]):
         raise not_supported("modalities", "only ['text'] is supported.")
     if body.verbosity not in (None, "medium"):
         raise not_supported("verbosity", "only 'medium' is supported; say in the prompt how long the answer should be.")

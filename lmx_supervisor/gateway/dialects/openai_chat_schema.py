@@ -56,10 +56,13 @@ class ChatBody(GenerationFields, frozen=True, kw_only=True):
     functions: Raw = ABSENT
     function_call: Raw = ABSENT
     audio: Raw = ABSENT
-    modalities: list[str] | None = None
+    modalities: Raw = ABSENT
     web_search_options: Raw = ABSENT
     verbosity: str | None = None
     store: bool | None = None
 
 
+Modalities = list[str] | None
+
 chat_decoder = msgspec.json.Decoder(ChatBody)
+modalities_decoder: msgspec.json.Decoder[Modalities] = msgspec.json.Decoder(Modalities)

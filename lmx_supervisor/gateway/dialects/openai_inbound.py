@@ -4,6 +4,7 @@ import msgspec
 from msgspec import Raw
 
 from lmx_protocol.errors import ErrorCode
+from lmx_supervisor.gateway.object_count import count_one
 from lmx_supervisor.gateway.problem import Problem
 
 ABSENT = Raw(b"null")
@@ -14,6 +15,10 @@ _NOTHING = frozenset({b"null", b"[]", b"{}", b'""', b"false"})
 
 class Inbound(msgspec.Struct, frozen=True, kw_only=True):
     """Base of what clients send."""
+
+    def __post_init__(self) -> None:
+        """Be counted. Raises `ValueError`, which ends the decoding, for one object too many."""
+        count_one()
 
 
 def is_given(raw: Raw) -> bool:

@@ -20,6 +20,7 @@ from lmx_supervisor.gateway.dialects.openai_responses_schema import (
     ResponsesBody,
     ResponseToolChoiceIn,
     TextFormat,
+    included_decoder,
     items_decoder,
     response_choice_decoder,
     response_tools_decoder,
@@ -97,11 +98,15 @@ def _refuse_unsupported(body: ResponsesBody) -> None:
         raise not_supported("max_tool_calls", "there are no built-in tools whose calls could be counted; leave it out.")
     if body.text is not None and body.text.verbosity not in (None, "medium"):
         raise not_supported("text.verbosity", "only 'medium' is supported; say in the prompt how long the answer should be.")
-    for index, wanted in enumerate(body.include or ()):
+    for index, wanted in enumerate(_included(body)):
         if wanted not in _INCLUDABLE:
             raise not_supported(
                 f"include.{index}", f"{wanted[:64]!r} is not supported; {' and '.join(sorted(_INCLUDABLE))} are."
             )
+
+
+def _included(body: ResponsesBody) -> list[str]:
+    return decode_field("include", body.include, included_decoder) or []
 
 
 def _template_arguments(body: ResponsesBody) -> str:
@@ -110,7 +115,7 @@ def _template_arguments(body: ResponsesBody) -> str:
 
 
 def _logprobs(body: ResponsesBody) -> int | None:
-    if body.top_logprobs or _LOGPROBS in (body.include or ()):
+    if body.top_logprobs or _LOGPROBS in _included(body):
         return body.top_logprobs or 0
     return None
 

@@ -101,7 +101,7 @@ class ResponsesBody(Inbound, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
-    include: Annotated[list[str], Meta(max_length=32)] | None = None
+    include: Raw = ABSENT
     top_logprobs: Annotated[int, Meta(ge=0, le=limits.TOP_LOGPROBS_MAX)] | None = None
     metadata: Raw = ABSENT
     user: Label | None = None
@@ -116,10 +116,12 @@ class ResponsesBody(Inbound, frozen=True, kw_only=True):
     moderation: Raw = ABSENT
 
 
+Included = Annotated[list[str], Meta(max_length=32)]
 Metadata = Annotated[dict[str, Annotated[str, Meta(max_length=512)]], Meta(max_length=16)]
 
 responses_decoder = msgspec.json.Decoder(ResponsesBody)
 items_decoder = msgspec.json.Decoder(str | Annotated[list[ItemIn], Meta(max_length=limits.MESSAGES_MAX)] | ItemIn | None)
 response_tools_decoder = msgspec.json.Decoder(Annotated[list[FunctionToolIn], Meta(max_length=limits.TOOLS_MAX)] | None)
 response_choice_decoder = msgspec.json.Decoder(Literal["none", "auto", "required"] | ResponseToolChoiceIn | None)
+included_decoder = msgspec.json.Decoder(Included | None)
 metadata_decoder = msgspec.json.Decoder(Metadata | None)

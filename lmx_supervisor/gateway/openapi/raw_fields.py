@@ -10,8 +10,8 @@ from lmx_supervisor.gateway.admin.downloads import DownloadBody, Patterns
 from lmx_supervisor.gateway.admin.model_bodies import LoadBody
 from lmx_supervisor.gateway.dialects import openai_responses_schema as responses
 from lmx_supervisor.gateway.dialects import openai_tools as tools
-from lmx_supervisor.gateway.dialects.anthropic_schema import Block, CustomTool, MessagesBody, OutputFormat
-from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody, ChatMessage
+from lmx_supervisor.gateway.dialects.anthropic_schema import Block, Citations, CustomTool, MessagesBody, OutputFormat
+from lmx_supervisor.gateway.dialects.openai_chat_schema import ChatBody, ChatMessage, Modalities
 from lmx_supervisor.gateway.dialects.openai_completions_schema import CompletionBody
 from lmx_supervisor.gateway.dialects.openai_embeddings_request import EmbeddingBody
 from lmx_supervisor.gateway.dialects.openai_fields import Biases, GenerationFields, StopString, StopStrings
@@ -55,6 +55,7 @@ RAW_FIELDS: RawFields = {
     **_generation_fields(CompletionBody),
     (ChatBody, "tools"): Annotated[list[tools.ToolIn], Meta(max_length=limits.TOOLS_MAX)] | None,
     (ChatBody, "tool_choice"): str | tools.ToolChoiceIn | None,
+    (ChatBody, "modalities"): Modalities,
     (ChatBody, "chat_template_kwargs"): dict[str, Any] | None,
     (ChatMessage, "tool_calls"): Annotated[list[tools.ToolCallIn], Meta(max_length=limits.TOOL_CALLS_MAX)] | None,
     (CompletionBody, "prompt"): _Prompt,
@@ -70,9 +71,12 @@ RAW_FIELDS: RawFields = {
     (CustomTool, "input_schema"): _Schema,
     (OutputFormat, "schema"): dict[str, Any],
     (Block, "input"): dict[str, Any] | None,
+    (Block, "citations"): Citations | list[dict[str, Any]] | None,
+    (MessagesBody, "mcp_servers"): list[Any] | None,
     (responses.ResponsesBody, "input"): str | Annotated[list[responses.ItemIn], Meta(max_length=limits.MESSAGES_MAX)],
     (responses.ResponsesBody, "tools"): list[responses.FunctionToolIn] | None,
     (responses.ResponsesBody, "tool_choice"): str | responses.ResponseToolChoiceIn | None,
+    (responses.ResponsesBody, "include"): responses.Included | None,
     (responses.ResponsesBody, "metadata"): responses.Metadata | None,
     (responses.FunctionToolIn, "parameters"): _Schema,
     (responses.TextFormat, "schema"): _Schema,
