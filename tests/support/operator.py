@@ -6,13 +6,14 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.support.fake_hub import FakeHub
 from tests.support.live import STOP_SECONDS, LiveServer
-from tests.support.runbook import BASE_URL, Command
+from tests.support.runbook import BASE_URL, Command, misfit
 
 ADMIN_KEY = "the-admin-key"
 FIND_IT = '$(pgrep -f "opta_lmx")'
@@ -43,10 +44,11 @@ class Operator:
     """Types. `server` is on, with `ADMIN_KEY`; `configuration` is what stands in its file."""
 
     server: LiveServer
-    hub: FakeHub
     configuration: dict[str, dict[str, Any]]
     placeholders: dict[str, str] = field(default_factory=dict)
     """Text of the page → what it stands for here; beside those that every command has."""
+    hub: FakeHub = field(default_factory=FakeHub)
+    """Where models come from; nobody serves this one."""
 
     @property
     def is_on(self) -> bool:
@@ -145,3 +147,49 @@ class Operator:
             finally:
                 child.send_signal(signal.SIGTERM)
         return lines
+
+
+Act = Callable[[Operator], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What belongs to a command beside its text and its documented answer."""
+
+    status: int = 200
+    """Of an HTTP answer."""
+    before: Act | None = None
+    after: Callable[[Operator, Printed], None] | None = None
+    run: Callable[[Operator, Command], Printed] | None = None
+    """Instead of typing it."""
+
+
+def loaded(*model_ids: str) -> Act:
+    """These models are served."""
+    return lambda operator: [operator.server.load(model_id) for model_id in model_ids] and None
+
+
+def empty_and_safe(operator: Operator, _: Printed) -> None:
+    """Nothing was loaded, on purpose."""
+    status = operator.server.http.get("/admin/status").json()
+    assert (status["safe_mode"], status["loaded_models"]) == (True, 0)
+
+
+def follow(operator: Operator, commands: Iterable[Command], steps: Mapping[str, Step]) -> None:
+    """Type commands in turn, each in the situation it is meant for; each must do what the page says.
+
+    A command without a step is typed, and answers 200.
+    """
+    for command in commands:
+        step = steps.get(command.name, Step())
+        if step.before is not None:
+            step.before(operator)
+        printed = (step.run or Operator.type)(operator, command)
+        if command.is_curl:
+            assert printed.status == step.status, f"{command.name} {command.short}: {printed.text}"
+        if command.answer is not None:
+            documented = json.loads(operator.filled_in(json.dumps(command.answer)))
+            wrong = misfit(documented, printed.document)
+            assert wrong is None, f"{command.name} {command.short}: {wrong}"
+        if step.after is not None:
+            step.after(operator, printed)

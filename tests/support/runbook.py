@@ -10,7 +10,10 @@ from typing import Any
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "operations.md"
+NOT_RUN = Path(__file__).parents[1] / "README.md"
 BASE_URL = "http://127.0.0.1:1234"
+UNDER_PRESSURE = ("3.2", "3.6", "5.1")
+"""The sections that are for want of memory, and need a machine that lacks it."""
 
 _HEADING = re.compile(r"#{2,3} (?P<number>\d(?:\.\d+)?|Appendix [AB])\b")
 _SETTING = re.compile(r"(?P<key>[a-z_]+\.[a-z_]+): (?P<value>\{.*?\}|\[.*?\]|[^,]+)(?:, |$)")
@@ -66,6 +69,26 @@ def sections() -> dict[str, list[Command]]:
 def all_commands() -> list[Command]:
     """Every command of the page."""
     return [command for commands in sections().values() for command in commands]
+
+
+def not_run() -> dict[str, str]:
+    """What tests/README.md lists as not run: the command's name → what it does in short."""
+    rows = re.findall(r"^\| (?P<name>[\dAB.]+/\d+) \| `(?P<short>.+?)` \| .+ \|$", NOT_RUN.read_text(), re.MULTILINE)
+    return {name: short.replace("\\|", "|") for name, short in rows}
+
+
+def typed(section: str) -> list[Command]:
+    """The commands of a section that a test types."""
+    listed = not_run()
+    return [command for command in sections()[section] if command.name not in listed]
+
+
+def text_of(section: str) -> str:
+    """A section as it stands in the page."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    begins = next(index for index, line in enumerate(lines) if line.startswith(f"### {section} "))
+    ends = next((index for index, line in enumerate(lines) if index > begins and line.startswith("##")), len(lines))
+    return "\n".join(lines[begins:ends])
 
 
 def block_of(section: str, language: str) -> str:
