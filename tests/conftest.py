@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -26,3 +27,13 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _llama_cpp_is_closed() -> Iterator[None]:
+    """It keeps two files open for its muting of stdout, which LMX does not use, and Python complains of them at its exit."""
+    yield
+    helpers = sys.modules.get("llama_cpp._utils")
+    if helpers is not None:
+        helpers.outnull_file.close()
+        helpers.errnull_file.close()
