@@ -2,10 +2,11 @@
 
 In order: the id of a model that is served; `auto`; an alias; else the name itself, for the fleet to refuse. Served is what
 answers, or would after a wait that a request may have. Among several the first that answers now is taken, and of those that
-cannot do what is asked for (a model that only embeds, for a chat) none while there is another.
+cannot do what is asked for (a model that only embeds, for a chat) none while there is another. What the caller may not use is
+not there for `auto` and aliases; an id means what it means, and is refused elsewhere.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lmx_protocol.states import ModelTask, WorkerState
@@ -39,12 +40,25 @@ class Route:
     """The name itself where it means nothing else."""
     unserved: tuple[str, ...] | None = None
     """The name is `auto` or an alias, and nothing it stands for is served: what would be."""
+    forbidden: bool = False
+    """The name is an alias, and the caller may use nothing that it stands for."""
+
+
+def everything(_: str) -> bool:
+    """What most callers may use."""
+    return True
 
 
 def route(
-    name: str, aliases: Aliases, default_model: str | None, served: Sequence[Served], task: ModelTask = ModelTask.GENERATE
+    name: str,
+    aliases: Aliases,
+    default_model: str | None,
+    served: Sequence[Served],
+    task: ModelTask = ModelTask.GENERATE,
+    *,
+    may_use: Callable[[str], bool] = everything,
 ) -> Route:
-    """The model that `name` means for a request of this kind."""
+    """The model that `name` means for a request of this kind, by a caller who may use these models."""
     known = {model.model_id: model for model in served}
     if name in known:
         return Route(name)
@@ -54,8 +68,12 @@ def route(
         wanted = list(aliases[name])
     else:
         return Route(name)
-    chosen = _first([known[model_id] for model_id in wanted if model_id in known], task)
-    return Route(chosen.model_id) if chosen is not None else Route(name, unserved=tuple(dict.fromkeys(wanted)))
+    usable = [model_id for model_id in wanted if may_use(model_id)]
+    chosen = _first([known[model_id] for model_id in usable if model_id in known], task)
+    if chosen is not None:
+        return Route(chosen.model_id)
+    forbidden = name != AUTO and bool(wanted) and not usable
+    return Route(name, unserved=tuple(dict.fromkeys(usable)), forbidden=forbidden)
 
 
 def _first(models: Sequence[Served], task: ModelTask) -> Served | None:

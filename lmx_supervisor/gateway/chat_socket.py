@@ -192,8 +192,9 @@ class _Conversation:
         body = decode_json(frame, chat_decoder)
         if body.n is not None and body.n > 1:
             raise not_supported("n", "one answer per chat is supported here; send several chats, they are answered together.")
-        chosen = self._models.choose(body.model)
-        caller_of(self._scope).refuse_other_models(chosen.model_id)
+        caller = caller_of(self._scope)
+        chosen = self._models.choose(body.model, caller)
+        caller.refuse_other_models(chosen.model_id)
         (generate,) = to_generate_requests(body, generation_id, chosen)
         if chosen.facts is not None:
             refuse_what_the_model_cannot(generate, chosen.facts, PARAMS)

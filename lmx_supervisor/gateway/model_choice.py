@@ -18,8 +18,9 @@ from lmx_supervisor.core.presets import Preset, PresetBook
 from lmx_supervisor.core.routing import Aliases, merged, route, served_models
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.gateway.callers import Caller
 from lmx_supervisor.gateway.dialects.openai_inbound import not_supported, required
-from lmx_supervisor.gateway.problem import Problem
+from lmx_supervisor.gateway.problem import EdgeCode, Problem
 
 _NAMED_MAX = 8
 
@@ -57,8 +58,12 @@ class ModelChoice:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def choose(self, name: str | None, task: ModelTask = ModelTask.GENERATE) -> ChosenModel:
-        """The model for a request that names `name`, or none. Raises `Problem` (400, 404) where that leads nowhere."""
+    def choose(self, name: str | None, caller: Caller, task: ModelTask = ModelTask.GENERATE) -> ChosenModel:
+        """The model for a caller's request that names `name`, or none. Raises `Problem` (400, 403, 404) where it leads nowhere.
+
+        A name that stands for several models means one of those the caller may use. Whether it may use a model that it asked
+        for by its id is checked where the request is submitted.
+        """
         config, fleet = self._service.config, self._service.fleet()
         name = name if name is not None else config.models.default_model
         if name is None:
@@ -67,9 +72,12 @@ class ModelChoice:
         if preset is not None:
             name = preset.model
         served = served_models(fleet, wait_seconds=config.models.semaphore_timeout_sec)
-        found = route(name, aliases_of(self._service), config.routing.default_model, served, task)
+        aliases, default = aliases_of(self._service), config.routing.default_model
+        found = route(name, aliases, default, served, task, may_use=caller.may_use)
+        if found.forbidden:
+            raise _forbidden(name)
         if found.unserved is not None and not fleet.draining:
-            raise _unserved(name, found.unserved, fleet)
+            raise _unserved(name, found.unserved, fleet, caller)
         worker, defaults = fleet.worker(found.model_id), fleet.defaults(found.model_id)
         return ChosenModel(
             model_id=found.model_id,
@@ -105,11 +113,18 @@ def unknown_preset(name: str, book: PresetBook, *, param: str = "model") -> Prob
     return Problem(ErrorCode.MODEL_NOT_FOUND, f"There is no preset '{shown}'; {there_are}.", param=param)
 
 
-def _unserved(name: str, models: Sequence[str], fleet: FleetView) -> Problem:
+def _forbidden(name: str) -> Problem:
+    """None of the models of an alias is for this caller; which they are is not either."""
+    message = f"This key may use none of the models that '{name}' stands for; GET /v1/models lists those it may."
+    return Problem(EdgeCode.MODEL_NOT_ALLOWED, message, param="model")
+
+
+def _unserved(name: str, models: Sequence[str], fleet: FleetView, caller: Caller) -> Problem:
     """Nothing that `auto` or an alias stands for is served: what would be, and how to get there."""
     how = "`lmx load MODEL` or POST /admin/models/load; `lmx ls` lists what is here"
     if not models:
-        what = "No model is loaded" if name == AUTO else f"No model has the id '{name}', and as an alias it stands for none"
+        which = "No model" if caller.models is None else "No model that this key may use"
+        what = f"{which} is loaded" if name == AUTO else f"No model has the id '{name}', and as an alias it stands for none"
         into = "" if name == AUTO else f", or list models for it in routing.aliases.{name}"
         return Problem(ErrorCode.MODEL_NOT_FOUND, f"{what}. Load one with {how}{into}.", param="model")
     named = ", ".join(_with_state(model_id, fleet) for model_id in models[:_NAMED_MAX])

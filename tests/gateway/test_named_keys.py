@@ -6,14 +6,18 @@ import logging
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from starlette.applications import Starlette
 
+from lmx_protocol.states import ModelTask
 from lmx_supervisor.config.schema import Config, NamedKey, RoutingConfig, SecurityConfig
+from lmx_supervisor.core.presets import Preset, PresetBook
 from lmx_supervisor.gateway.app import create_app
 from tests.gateway.asgi import Exchange
-from tests.gateway.service import FedService, silent, worker_view
+from tests.gateway.service import FACTS, FedService, silent, worker_view
 from tests.gateway.test_chat_socket import CHAT, Socket
+from tests.gateway.test_routing import answer
 
 KEYS = {
     "alice": NamedKey(key="k-alice", models=("org/*",)),
@@ -21,6 +25,7 @@ KEYS = {
     "carol": NamedKey(key="k-carol"),
 }
 SECURITY = SecurityConfig(admin_key="admin", inference_api_key="shared", inference_keys=KEYS)
+ROUTING = RoutingConfig(aliases={"code": ("other",), "best": ("other", "org/better", "org/model")}, default_model="other")
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
     "/v1/completions": {"prompt": "hi"},
@@ -35,7 +40,7 @@ BODIES: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def service() -> FedService:
     """Two models, `org/model` and `other`, and the keys."""
-    fed = FedService(Config(security=SECURITY, routing=RoutingConfig(aliases={"code": ("other",)})))
+    fed = FedService(Config(security=SECURITY, routing=ROUTING))
     fed.workers.append(worker_view("other"))
     return fed
 
@@ -64,6 +69,56 @@ async def test_a_key_reaches_only_its_models(
         assert service.answers == []
         assert error["type"] == "permission_error"
         assert path.startswith("/v1/messages") or (error["code"], error["param"]) == ("model_not_allowed", "model")
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(
+    ("key", "name", "model"),
+    [
+        ("k-alice", "auto", "org/model"),
+        ("k-alice", "best", "org/model"),
+        ("k-alice", "preset:coder", "org/model"),
+        ("k-bob", "auto", "other"),
+        ("shared", "best", "other"),
+        ("admin", "auto", "other"),
+    ],
+)
+async def test_a_name_leads_to_a_model_of_the_key(
+    service: FedService, client: httpx.AsyncClient, path: str, key: str, name: str, model: str
+) -> None:
+    """`auto`, an alias and the alias behind a preset stand for the models that the key may use, and for no others."""
+    if name.startswith("preset:") and path in ("/v1/embeddings", "/v1/rerank"):
+        name = "best"
+    service.presets = PresetBook((Preset(name="coder", model="best"),))
+    does_all = msgspec.structs.replace(FACTS, tasks=tuple(ModelTask))
+    service.workers = [msgspec.structs.replace(worker, facts=does_all) for worker in service.workers]
+    service.on_submit = answer
+    response = await client.post(path, json={**BODIES[path], "model": name}, headers=by(key))
+
+    assert 200 == response.status_code, response.text
+    assert [model] == [asked.request.model_id for asked in service.answers]
+
+
+async def test_a_name_that_leads_to_no_model_of_the_key(service: FedService, client: httpx.AsyncClient) -> None:
+    """404 with what may be loaded where that can be one of its own, else 403. What is only for others is not named."""
+    service.workers = [worker_view("other")]
+    errors = {}
+    for name in ("auto", "best", "code"):
+        body = {**BODIES["/v1/chat/completions"], "model": name}
+        response = await client.post("/v1/chat/completions", json=body, headers=by("k-alice"))
+        errors[name] = (response.status_code, response.json()["error"])
+
+    words = {name: error["message"] for name, (_, error) in errors.items()}
+    assert {name: (status, error["code"], error["param"]) for name, (status, error) in errors.items()} == {
+        "auto": (404, "model_not_found", "model"),
+        "best": (404, "model_not_found", "model"),
+        "code": (403, "model_not_allowed", "model"),
+    }
+    assert words["auto"].startswith("No model that this key may use is loaded.")
+    assert "No model that 'best' stands for is loaded: 'org/better', 'org/model'. Load one of them" in words["best"]
+    assert words["code"].startswith("This key may use none of the models that 'code' stands for;")
+    assert not [text for text in words.values() if "'other'" in text]
+    assert service.answers == []
 
 
 @pytest.mark.parametrize(("key", "ids"), [("k-alice", ["org/model"]), ("k-bob", ["other"]), ("shared", ["org/model", "other"])])

@@ -10,6 +10,7 @@ from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.answering import AnswerResponse
 from lmx_supervisor.gateway.body import read_json
+from lmx_supervisor.gateway.callers import caller_of
 from lmx_supervisor.gateway.dialects.openai_completions_request import to_plan
 from lmx_supervisor.gateway.dialects.openai_completions_schema import completion_decoder
 from lmx_supervisor.gateway.dialects.openai_completions_translator import CompletionTranslator
@@ -29,7 +30,7 @@ class Completions:
     async def create(self, request: Request) -> ASGIApp:
         """Validate, then hand over to the answering loop. Raises `Problem`."""
         body = await read_json(request, completion_decoder, self._service.config.server)
-        chosen = self._models.choose(body.model)
+        chosen = self._models.choose(body.model, caller_of(request.scope))
         request_id = f"cmpl-{secrets.token_hex(12)}"
         plan = to_plan(body, request_id, chosen)
         translator = CompletionTranslator(

@@ -14,6 +14,7 @@ from lmx_supervisor.core.results import FLOAT_BYTES
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.body import read_json
+from lmx_supervisor.gateway.callers import caller_of
 from lmx_supervisor.gateway.dialects.openai_embeddings_request import embedding_decoder, to_embed_request
 from lmx_supervisor.gateway.model_choice import ModelChoice
 from lmx_supervisor.gateway.responses import to_json
@@ -69,7 +70,7 @@ class Embeddings:
     async def create(self, request: Request) -> ASGIApp:
         """Validate, then hand over. Raises `Problem`."""
         body = await read_json(request, embedding_decoder, self._service.config.server)
-        chosen = self._models.choose(body.model, ModelTask.EMBED)
+        chosen = self._models.choose(body.model, caller_of(request.scope), ModelTask.EMBED)
         embed = to_embed_request(body, f"embd-{secrets.token_hex(12)}", chosen.model_id)
         vectors = EmbeddingList(chosen.model_id, len(embed.inputs), as_base64=body.encoding_format == "base64")
         return ResultResponse(self._service, embed, vectors, open_answers=self._open_answers)

@@ -46,9 +46,9 @@ class Responses:
     async def create(self, request: Request) -> ASGIApp:
         """POST: validate, then hand over to the answering loop. Raises `Problem`."""
         body = await read_json(request, responses_decoder, self._service.config.server)
-        chosen = self._models.choose(body.model)
-        items = input_items(body)
         caller = caller_of(request.scope)
+        chosen = self._models.choose(body.model, caller)
+        items = input_items(body)
         earlier = self._earlier(body, caller)
         metadata = decode_field("metadata", body.metadata, metadata_decoder) or {}
         generate = to_generate_request(body, f"resp_{secrets.token_hex(12)}", chosen, items, earlier)

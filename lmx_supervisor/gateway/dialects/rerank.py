@@ -19,6 +19,7 @@ from lmx_protocol.states import ModelTask, RankMethod
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import OpenAnswers
 from lmx_supervisor.gateway.body import decode_field, read_json
+from lmx_supervisor.gateway.callers import caller_of
 from lmx_supervisor.gateway.dialects.openai_fields import ModelId
 from lmx_supervisor.gateway.dialects.openai_inbound import Inbound, required
 from lmx_supervisor.gateway.model_choice import ModelChoice
@@ -113,7 +114,7 @@ class Rerank:
     async def create(self, request: Request) -> ASGIApp:
         """Validate, then hand over. Raises `Problem`."""
         body = await read_json(request, _rerank_decoder, self._service.config.server)
-        chosen = self._models.choose(body.model, ModelTask.RANK)
+        chosen = self._models.choose(body.model, caller_of(request.scope), ModelTask.RANK)
         rank = to_rank_request(body, f"rerank-{secrets.token_hex(12)}", chosen.model_id)
         ranking = Ranking(rank, top_n=body.top_n, return_documents=body.return_documents is not False)
         return ResultResponse(self._service, rank, ranking, open_answers=self._open_answers)

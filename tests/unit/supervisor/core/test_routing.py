@@ -92,6 +92,27 @@ def test_nothing_served(name: str, default: str | None, unserved: tuple[str, ...
 
 
 @pytest.mark.parametrize(
+    ("name", "default", "usable", "goes_to"),
+    [
+        ("auto", "b", "a", Route("a")),
+        ("both", None, "b", Route("b")),
+        ("code", None, "a", Route("a")),
+        ("code", None, "gone", Route("code", ("gone",))),
+        ("auto", "b", "gone", Route("auto", ())),
+        ("auto", "gone", "gone", Route("auto", ("gone",))),
+        ("both", None, "c", Route("both", (), forbidden=True)),
+        ("none", None, "c", Route("none", ())),
+        # What was asked for by its id means that id.
+        ("b", None, "a", Route("b")),
+        ("unheard-of", None, "a", Route("unheard-of")),
+    ],
+)
+def test_a_name_stands_for_what_the_caller_may_use(name: str, default: str | None, usable: str, goes_to: Route) -> None:
+    """Models that are for others are passed over and not named; an alias of nothing else is forbidden."""
+    assert goes_to == route(name, ALIASES, default, TWO, may_use=lambda model_id: model_id == usable)
+
+
+@pytest.mark.parametrize(
     ("state", "restart_in", "keeps_its_line", "is_served", "answers_now"),
     [
         (WorkerState.READY, None, False, True, True),
