@@ -11,6 +11,7 @@ from lmx_supervisor.cli.answer import Answer
 from lmx_supervisor.cli.client import Client
 from lmx_supervisor.cli.failures import ServerRefused
 from lmx_supervisor.cli.load_progress import load_model
+from lmx_supervisor.cli.names import model_to_load
 from lmx_supervisor.cli.terminal import write
 from lmx_supervisor.config.names import AUTO, PRESET_PREFIX
 
@@ -107,10 +108,15 @@ def loading_first(client: Client, model: str, request: Callable[[], Asked]) -> A
             raise
         not_served = refused
     try:
-        load_model(client, {"model_id": model})
+        model_id = model_to_load(client, model)
+        if model_id is not None:
+            load_model(client, {"model_id": model_id})
     except ServerRefused as refused:
         # Without the admin key nothing can be loaded, and that key is not what the user asked about.
         raise not_served if refused.code == "invalid_admin_key" else refused from None
+    if model_id is None:
+        # In the server's own words, which name the models that would do.
+        raise not_served
     return request()
 
 

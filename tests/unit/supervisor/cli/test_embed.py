@@ -48,6 +48,7 @@ def test_a_model_that_is_not_served_is_loaded_first(lmx: Lmx, server: StandIn) -
     missing = {"error": {"message": "not loaded", "type": "x", "param": "model", "code": "model_not_found"}}
     replies: Iterator[Reply] = iter([(404, missing), (200, vectors([1.0]))])
     server.routes[PATH] = lambda _: next(replies)
+    server.answer("/admin/stack", {"roles": {}})
     server.answer("/admin/models/load", {"success": True, "model_id": "m"})
     result = lmx("embed", "m", "a", "--url", server.url)
 

@@ -66,6 +66,7 @@ def test_run_loads_a_model_that_is_not_served(lmx: Lmx, server: StandIn) -> None
     """Asked for a model on disk, `run` has it loaded and asks again."""
     replies: Iterator[Reply] = iter([(404, NOT_LOADED), (200, iter(whole_answer("Hi")))])
     server.routes[CHAT] = lambda _: next(replies)
+    server.answer("/admin/stack", {"roles": {}})
     server.answer("/admin/models/load", {"success": True, "model_id": "tiny"})
     server.answer("/admin/workers", fleet_document())
     result = lmx("run", "tiny", "Hello", "--url", server.url)
@@ -73,11 +74,30 @@ def test_run_loads_a_model_that_is_not_served(lmx: Lmx, server: StandIn) -> None
     assert server.bodies("/admin/models/load") == [{"model_id": "tiny"}]
 
 
+@pytest.mark.parametrize(("on_disk", "loaded"), [(["big", "tiny"], "tiny"), (["big"], None)])
+def test_run_loads_what_an_alias_stands_for(lmx: Lmx, server: StandIn, on_disk: list[str], loaded: str | None) -> None:
+    """The first of its models that is on the disk; with none there, the server's words say which would do."""
+    refused = {"error": {**NOT_LOADED["error"], "message": "No model that 'code' stands for is loaded: 'gone', 'tiny'."}}
+    replies: Iterator[Reply] = iter([(404, refused), (200, iter(whole_answer("Hi")))])
+    server.routes[CHAT] = lambda _: next(replies)
+    server.answer("/admin/stack", {"roles": {"code": {"preferences": ["gone", "tiny"], "resolved_model": None}}})
+    server.answer("/admin/models/available", [{"repo_id": model_id, "size_bytes": 1} for model_id in on_disk])
+    server.answer("/admin/models/load", {"success": True, "model_id": "tiny"})
+    server.answer("/admin/workers", fleet_document())
+    result = lmx("run", "code", "Hello", "--url", server.url)
+
+    orders = server.bodies("/admin/models/load")
+    if loaded is not None:
+        assert (result.status, result.out, orders) == (0, "Hi\n", [{"model_id": loaded}])
+    else:
+        assert (result.status, orders) == (1, [])
+        assert result.err.startswith("error: No model that 'code' stands for is loaded: 'gone', 'tiny'.")
+
+
 def test_run_without_the_admin_key_says_that_the_model_is_not_loaded(lmx: Lmx, server: StandIn) -> None:
     """A user who may not load is told about the model, not about a key they never gave."""
     server.answer(CHAT, NOT_LOADED, 404)
-    server.refuse("/admin/models/load", 403, "invalid_admin_key", "Invalid or missing admin key")
-    server.answer("/admin/workers", fleet_document())
+    server.refuse("/admin/stack", 403, "invalid_admin_key", "Invalid or missing admin key")
     result = lmx("run", "tiny", "Hello", "--api-key", "k", "--url", server.url)
     assert (result.status, result.err) == (1, "error: Model 'tiny' is not loaded. (model_not_found)\n")
 
