@@ -140,7 +140,7 @@ class RequestMetrics:
         self._model_requests.labels(model).inc()
         if origin.stream:
             self._streams.inc()
-        return RequestWatch(self, model_id, model, client)
+        return RequestWatch(self, model_id, model, client, caller=origin.key_name)
 
     def waited(self, model: str, seconds: float) -> None:
         """A worker got a request."""
@@ -253,6 +253,7 @@ class RequestWatch:
     __slots__ = (
         "_arrived_at",
         "_cached_tokens",
+        "_caller",
         "_cancelled_at",
         "_client",
         "_inter_token",
@@ -265,11 +266,14 @@ class RequestWatch:
         "_tokens",
     )  # fmt: skip
 
-    def __init__(self, metrics: RequestMetrics, model_id: str, model: str, client: str | None) -> None:
+    def __init__(
+        self, metrics: RequestMetrics, model_id: str, model: str, client: str | None, *, caller: str | None = None
+    ) -> None:
         self._metrics = metrics
         self._model_id = model_id
         self._model = model
         self._client = client
+        self._caller = caller
         self._inter_token = metrics.inter_token.labels(model)
         self._arrived_at = metrics.now()
         self._leased = False
@@ -331,6 +335,7 @@ class RequestWatch:
         fields: dict[str, object] = {
             "request_id": end.request_id,
             "model_id": self._model_id,
+            "caller": self._caller,
             "outcome": type(end).__name__.lower(),
             "code": end.code if isinstance(end, Failed) else None,
             "prompt_tokens": usage.prompt_tokens,

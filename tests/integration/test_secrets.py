@@ -77,8 +77,14 @@ def test_no_key_is_anywhere(server: LiveServer) -> None:
     }
     assert {place: secrets for place, secrets in found.items() if secrets} == {}
     assert "[redacted]" in server.log(), "the keys came by where they had to be struck out"
-    assert '"caller":"alice"' in server.log(), "the name is what stands for a key"
+    for place, text in {"log": server.log(), "events": "\n".join(answers), "journal": _event_lines(server)}.items():
+        assert '"caller":"alice"' in text, f"the name is what stands for a key in the {place}"
     assert _open_to_others(server) == []
+
+
+def _event_lines(server: LiveServer) -> str:
+    """The journal of events."""
+    return "".join(path.read_text() for path in _written(server) if path.name.endswith("-events.jsonl"))
 
 
 def _open_to_others(server: LiveServer) -> list[str]:

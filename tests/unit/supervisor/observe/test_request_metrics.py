@@ -177,6 +177,18 @@ def test_the_end_of_a_request_is_told(measured: Measured, end: AnyRequestEvent, 
     assert tell.fields | expected == tell.fields
 
 
+@pytest.mark.parametrize(("key_name", "client_id"), [("alice", "alice"), (None, "somebody")])
+def test_the_end_of_a_request_says_whose_key_it_came_with(
+    measured: Measured, key_name: str | None, client_id: str | None
+) -> None:
+    """By the key's name; what a client calls itself without one is no name of a key."""
+    watch = measured.metrics.watch("m", Origin(client_id=client_id, key_name=key_name))
+    watch.leased()
+    watch.delivered(_finished())
+
+    assert key_name == measured.completed[0].fields["caller"]
+
+
 def test_a_refusal_is_no_completed_request(measured: Measured) -> None:
     """Requests that no worker ever had cannot push what matters out of the event log."""
     measured.ask(_failed(ErrorCode.MODEL_NOT_FOUND))
