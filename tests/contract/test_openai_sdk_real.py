@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from tests.contract.conftest import DEMO, TINY
 from tests.support.live import LiveServer
+from tests.support.mlx_models import LONG_TEXT
 
 pytestmark = pytest.mark.real
 
@@ -134,3 +135,33 @@ def test_a_stop_string_ends_the_answer(client: openai.OpenAI) -> None:
     assert ("stop", "The capi") == (choice.finish_reason, choice.message.content)
     assert again.usage is not None and again.usage.prompt_tokens_details is not None
     assert (again.usage.prompt_tokens_details.cached_tokens or 0) > 0
+
+
+def test_mlx_without_its_prefix_cache_computes_everything_and_keeps_nothing(
+    client: openai.OpenAI, real_service: LiveServer
+) -> None:
+    """Switched off for a load, an equal prompt is computed anew, the answer stays the same, and a stop writes no file."""
+
+    def life(**switch: bool) -> tuple[list[str | None], list[int], int]:
+        """What one worker says to the same question twice, what it had in its cache, and how many files it leaves."""
+        before = set(real_service.home.glob("prefix-cache/*/*"))
+        real_service.load("tiny-again", path=str(real_service.home / TINY), performance_overrides=switch)
+        answers = [
+            client.chat.completions.create(
+                model="tiny-again", messages=[{"role": "user", "content": LONG_TEXT}], temperature=0, max_tokens=4
+            )
+            for _ in range(2)
+        ]
+        real_service.http.post("/admin/models/unload", json={"model_id": "tiny-again"}).raise_for_status()
+        usages = [answer.usage for answer in answers if answer.usage is not None]
+        cached = [usage.prompt_tokens_details.cached_tokens or 0 for usage in usages if usage.prompt_tokens_details]
+        left = set(real_service.home.glob("prefix-cache/*/*")) - before
+        return [answer.choices[0].message.content for answer in answers], cached, len(left)
+
+    (first, again), cached, left = life(prefix_cache=False)
+    assert (cached, left) == ([0, 0], 0)
+    assert first == again
+    _, cached, left = life()
+    # The first begins as the canary's prompt did.
+    assert cached[0] < cached[1]
+    assert left == 1
