@@ -227,7 +227,8 @@ class RequestMetrics:
 
 def _values(counter: Counter) -> dict[str, int]:
     """The value of each series of a counter with one label or none, by that label."""
-    samples = (sample for metric in counter.collect() for sample in metric.samples)
+    # The library also has samples of when each series began, unless somebody switched them off.
+    samples = (sample for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total"))
     return {next(iter(sample.labels.values()), ""): int(sample.value) for sample in samples}
 
 
