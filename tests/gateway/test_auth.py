@@ -89,6 +89,7 @@ async def status_of(security: SecurityConfig, path: str) -> int:
         return (await client.get(path)).status_code
 
 
+@pytest.mark.live_keys("security.inference_api_key")
 async def test_keys_are_read_per_request() -> None:
     """A key that was changed by a reload counts from the next request on."""
     service = FedService(Config(security=SecurityConfig(inference_api_key="old")))

@@ -48,12 +48,20 @@ def test_nothing_is_believed_unless_configured() -> None:
     assert client_address({"client": None, "headers": headers}, TRUSTING) is None
 
 
-async def test_the_log_has_the_address_and_follows_a_reload(caplog: pytest.LogCaptureFixture) -> None:
-    """Each request's line says where it came from, by the proxies that are trusted then."""
+@pytest.mark.live_keys("security.honor_x_forwarded_for", "security.trusted_proxies")
+@pytest.mark.parametrize(
+    "before",
+    [
+        SecurityConfig(trusted_proxies=TRUSTING.trusted_proxies),
+        SecurityConfig(honor_x_forwarded_for=True, trusted_proxies=("192.0.2.1",)),
+    ],
+)
+async def test_the_log_has_the_address_and_follows_a_reload(caplog: pytest.LogCaptureFixture, before: SecurityConfig) -> None:
+    """Each request's line says where it came from, by the proxies that are trusted then, if any is."""
     caplog.set_level(logging.INFO, logger="lmx.http")
     service = FedService()
     app = create_app(service)
-    for security in (SecurityConfig(), TRUSTING):
+    for security in (before, TRUSTING):
         service.config = Config(security=security)
         request = Exchange(app, "GET", "/v1/models", headers={"X-Forwarded-For": "198.51.100.7"}, peer="10.0.0.1")
         await request.message()

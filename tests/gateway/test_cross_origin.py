@@ -102,6 +102,7 @@ async def test_options_without_a_question_is_a_method_like_others() -> None:
     assert response.status_code == 405
 
 
+@pytest.mark.live_keys("security.cors_allowed_origins")
 async def test_sites_change_with_a_reload() -> None:
     """The next request is told by the new list."""
     service = FedService(configured())
@@ -111,6 +112,20 @@ async def test_sites_change_with_a_reload() -> None:
         after = await client.get("/healthz", headers={"Origin": SITE})
 
     assert (before.status_code, after.headers["access-control-allow-origin"]) == (403, SITE)
+
+
+@pytest.mark.live_keys("security.profile")
+async def test_a_profile_changes_with_a_reload() -> None:
+    """Where the lan profile lets all sites read answers, the cloud profile names none from the next request on."""
+    service = FedService(configured(server=EVERYWHERE))
+    told = []
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://192.0.2.7") as client:
+        for profile in ("lan", "cloud"):
+            service.config = configured(server=EVERYWHERE, profile=profile)
+            answer = await client.get("/healthz", headers={"Origin": OTHER})
+            told.append(answer.headers.get("access-control-allow-origin"))
+
+    assert told == ["*", None]
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,7 @@ async def test_a_key_sees_only_its_models(client: httpx.AsyncClient, key: str, i
     assert set(each.values()) <= {200, 403}
 
 
+@pytest.mark.live_keys("security.inference_keys")
 async def test_what_a_key_may_changes_with_a_reload(service: FedService, client: httpx.AsyncClient) -> None:
     """From the next request on: other models, and no way in for a key that was taken away."""
     before = await client.get("/v1/models/other", headers=by("k-alice"))

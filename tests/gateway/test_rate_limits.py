@@ -133,6 +133,12 @@ async def test_a_named_key_has_limits_of_its_own() -> None:
         (RateLimitConfig(enabled=False, default_limit="1/hour"), "/v1/models", None, [200] * 4),
     ],
 )
+@pytest.mark.live_keys(
+    "security.rate_limit.enabled",
+    "security.rate_limit.default_limit",
+    "security.rate_limit.chat_completions_limit",
+    "security.rate_limit.embeddings_limit",
+)
 async def test_every_limit_changes_with_a_reload(
     changed: RateLimitConfig, path: str, body: object, expected: list[int]
 ) -> None:

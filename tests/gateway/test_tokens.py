@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -190,6 +191,13 @@ async def test_nothing_else_is_accepted_where_tokens_are_required(service: FedSe
         ({"supabase_jwt_jwks_url": "https://new.example/jwks"}, lambda: token(key=OTHER_KEY, kid="new")),
     ],
 )
+@pytest.mark.live_keys(
+    "security.supabase_jwt_enabled",
+    "security.supabase_jwt_issuer",
+    "security.supabase_jwt_audience",
+    "security.supabase_jwt_claim_user_id",
+    "security.supabase_jwt_jwks_url",
+)
 async def test_every_setting_changes_with_a_reload(
     service: FedService, changed: dict[str, Any], fresh: Callable[[], str] | None
 ) -> None:
@@ -203,6 +211,16 @@ async def test_every_setting_changes_with_a_reload(
     assert (await answer(app, token()))[0] == 401
     if fresh is not None:
         assert (await answer(app, fresh()))[0] == 200
+
+
+@pytest.mark.live_keys("security.supabase_jwt_require")
+async def test_whether_a_token_is_required_changes_with_a_reload(service: FedService) -> None:
+    """The inference key, which opened the door, does not do so any more; a token does."""
+    app = create_app(service)
+    before = (await answer(app, "k"))[0]
+    service.config = Config(security=msgspec.structs.replace(SECURITY, supabase_jwt_require=True))
+
+    assert (before, (await answer(app, "k"))[0], (await answer(app, token()))[0]) == (200, 401, 200)
 
 
 async def test_a_user_is_counted_by_the_configured_claim(service: FedService) -> None:

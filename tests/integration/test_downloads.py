@@ -203,6 +203,7 @@ def test_operators_are_told(server: LiveServer, hub: FakeHub) -> None:
     assert "download_progress" not in server.log()
 
 
+@pytest.mark.live_keys("security.downloads_enabled")
 def test_downloads_can_be_switched_off(hub: FakeHub, tmp_path: Path) -> None:
     """Switched off by a reload: 403 for all that would fetch, 409 naming the missing file for what is not whole."""
     hub.add("org/late", {"weights.gguf": gguf_bytes()})

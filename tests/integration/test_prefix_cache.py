@@ -59,6 +59,7 @@ def test_a_model_that_comes_back_goes_on_where_it_was(serve: Callable[..., LiveS
 
 
 @pytest.mark.real
+@pytest.mark.live_keys("models.prefix_cache_enabled")
 def test_what_may_not_outlive_a_model_does_not(serve: Callable[..., LiveServer]) -> None:
     """A worker that crashed leaves nothing; cleared is cleared; switched off, nothing is kept and what there was is deleted."""
     server = serve("--demo", home="strict")

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.support.live import LiveServer, wait_until
 
 Serve = Callable[..., LiveServer]
@@ -74,6 +76,7 @@ def test_a_preset_from_file_to_answer(serve: Serve) -> None:
     assert server.worker("m") == {}, "safe mode loads nothing"
 
 
+@pytest.mark.live_keys("presets.directory", "presets.enabled")
 def test_what_changes_with_a_reload(serve: Serve) -> None:
     """Files, the directory and the switch; a file that is no preset costs only itself, and operators are told."""
     server = serve()

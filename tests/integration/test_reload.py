@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.live import LiveServer, wait_until
 
+DEVICE = ("device.name", "device.purpose", "device.role")
 ENDLESS = "answers: [{pieces: ['on '], tokens: 100000, token_seconds: 0.02}]"
 
 
@@ -31,6 +32,7 @@ def reload(server: LiveServer, text: str) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.live_keys("supervision.quarantine_threshold")
 def test_a_lower_quarantine_threshold_holds_for_the_next_crash(configured: LiveServer) -> None:
     """A model that would have been restarted is quarantined after its first crash; the reload itself leaves it alone."""
     configured.script("m")
@@ -44,6 +46,7 @@ def test_a_lower_quarantine_threshold_holds_for_the_next_crash(configured: LiveS
     assert configured.wait_for_state("m", "quarantined", seconds=5.0)["readiness"]["reason"] == "crash_loop:1"
 
 
+@pytest.mark.live_keys("models.queue_per_model")
 def test_a_shorter_queue_holds_for_the_next_request(configured: LiveServer) -> None:
     """With no room to wait, a second request is told to come back while the first runs on."""
     configured.script("m", ENDLESS)
@@ -60,6 +63,7 @@ def test_a_shorter_queue_holds_for_the_next_request(configured: LiveServer) -> N
     assert still_streaming != "[DONE]"
 
 
+@pytest.mark.live_keys("security.admin_key")
 def test_a_new_admin_key_is_needed_at_once_and_never_logged(configured: LiveServer) -> None:
     """The old way in is closed with the next request, the new key opens it, and logs know it as a secret from then on."""
     reload(configured, "security: {admin_key: sk-new-hush}")
@@ -73,6 +77,7 @@ def test_a_new_admin_key_is_needed_at_once_and_never_logged(configured: LiveServ
     assert "sk-new-hush" not in configured.log()
 
 
+@pytest.mark.live_keys("logging.level")
 def test_the_log_level_changes(configured: LiveServer) -> None:
     """Lines below the new level are no longer written; `config_reloaded` told of it before."""
     configured.script("m")
@@ -85,6 +90,9 @@ def test_the_log_level_changes(configured: LiveServer) -> None:
     assert "worker_spawned" not in configured.log()
 
 
+@pytest.mark.live_keys(
+    "server.body_bytes_max", "server.drain_seconds", "models.context_length", "security.inference_api_key", "security.admin_key"
+)
 def test_what_is_looked_at_each_time_changes_with_the_next_one(configured: LiveServer) -> None:
     """Request bodies, inference keys, the context of the loads to come, and the patience of a stop."""
     configured.script("m", ENDLESS)
@@ -112,6 +120,7 @@ security: {inference_api_key: sk-hush, admin_key: sk-admin}
     assert (code, seconds < 5.0) == (0, True)
 
 
+@pytest.mark.live_keys("models.warm_spare")
 def test_spares_go_when_they_are_not_wanted_any_more(configured: LiveServer) -> None:
     """Switching warm spares off ends the one that waits; switching them on brings one back."""
     configured.script("m")
@@ -150,8 +159,11 @@ def test_a_file_that_cannot_be_used_changes_nothing(configured: LiveServer) -> N
     assert configured.http.get("/admin/workers").status_code == 200
 
 
+@pytest.mark.live_keys(
+    "routing.aliases", "routing.default_model", "models.default_model", "device.name", "device.purpose", "device.role"
+)
 def test_names_for_models_change_with_the_next_request(configured: LiveServer) -> None:
-    """Aliases, what `auto` means, the model of a request that names none, and what the machine is called."""
+    """Aliases, what `auto` means, the model of a request that names none, and what the machine is called and for."""
     for model_id in ("a", "b"):
         configured.script(model_id)
         configured.load(model_id)
@@ -169,12 +181,12 @@ def test_names_for_models_change_with_the_next_request(configured: LiveServer) -
         """
 routing: {aliases: {mine: [b, a]}, default_model: b}
 models: {default_model: mine}
-device: {name: n}
+device: {name: n, purpose: p, role: r}
 """,
     )
 
-    assert answer["updated"] == ["models.default_model", "routing.aliases", "routing.default_model", "device.name"]
-    assert configured.http.get("/admin/device").json()["identity"]["name"] == "n"
+    assert answer["updated"] == ["models.default_model", "routing.aliases", "routing.default_model", *DEVICE]
+    assert configured.http.get("/admin/device").json()["identity"] == {"name": "n", "purpose": "p", "role": "r"}
     assert before == [(404, None), (200, "a"), (400, None)]
     assert [answers_to(name) for name in ("mine", "auto", None)] == [(200, "b")] * 3
 
@@ -191,6 +203,7 @@ def handshake(server: LiveServer) -> int:
         return response.status_code
 
 
+@pytest.mark.live_keys("server.websocket_enabled", "server.sse_events_enabled")
 def test_streams_that_are_switched_off_are_refused_at_once(configured: LiveServer) -> None:
     """No new event stream and no new WebSocket, each with what to do; discovery stops promising them, and back again."""
     assert configured.http.get("/admin/events", params={"follow": "false"}).status_code == 200
