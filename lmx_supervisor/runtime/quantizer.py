@@ -123,7 +123,7 @@ class Quantizer:
     # --- the loop -----------------------------------------------------------------------------------------------------------
 
     def _handle(self, event: e.QuantizeEvent) -> None:
-        self._jobs.policy = QuantizePolicy(total_seconds=self._config().quantize.timeout_sec)
+        self._jobs.policy = quantize_policy(self._config())
         for action in self._jobs.handle(event, e.Moment(time.monotonic(), time.time(), self._is_shedding())):
             self._performers[type(action)](action)
 
@@ -201,3 +201,8 @@ class Quantizer:
 
     def _complain(self, text: str) -> None:
         self._tell(Tell("state_write_failed", {"text": text}, alarming=True))
+
+
+def quantize_policy(config: Config) -> QuantizePolicy:
+    """The numbers that a configuration asks for."""
+    return QuantizePolicy(total_seconds=config.quantize.timeout_sec)
