@@ -10,6 +10,10 @@ import pytest
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _AT_START = {name: os.environ[name] for name in _OFFLINE if name in os.environ}
 
+# Hundreds of servers and workers are started: without compiled modules to read, each would spend a second of work on compiling
+# its own, which is not how LMX runs elsewhere. (Some build machines switch them off for everything.)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(autouse=True)
 def _online_unless_told_otherwise() -> None:
