@@ -225,7 +225,7 @@ def _look_back(home: Path, loaded: LoadedConfig, models: Path, copies: Path) -> 
     if quantize_jobs.document is not None:
         for staging in left_behind(quantize_jobs.document.jobs):
             _try_to_discard(staging)
-    decision = decide_startup(last_run(state.document), time.time(), nothing_wanted=_nothing_wanted(loaded))
+    decision = decide_startup(last_run(state.document), time.time(), nothing_wanted=nothing_wanted(loaded))
     return _Past(state, registry, downloads, read_accesses(home), quantize_jobs, read_tuned(home), decision)
 
 
@@ -247,7 +247,7 @@ def _earlier_downloads(past: _Past, config: Config) -> list[Download]:
     return restored(saved, may_resume=may_resume, now_unix=time.time())
 
 
-def _nothing_wanted(loaded: LoadedConfig) -> bool:
+def nothing_wanted(loaded: LoadedConfig) -> bool:
     """Whether the operator emptied the list of models for this very start, as against not having one."""
     for_this_start = loaded.origins["models.auto_load"] in (Origin.ENVIRONMENT, Origin.FLAG)
     return for_this_start and not loaded.config.models.auto_load

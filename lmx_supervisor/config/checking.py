@@ -5,10 +5,10 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from lmx_supervisor.config.error import ConfigError
-from lmx_supervisor.config.keys import Key, all_keys, holds_secret, in_words, literal_spelling, variable_of
+from lmx_supervisor.config.error import ConfigError, unknown
+from lmx_supervisor.config.keys import Key, all_keys, holds_secret, in_words, literal_spelling, takes_text, variable_of
 from lmx_supervisor.config.predecessor import OLD_KEYS
-from lmx_supervisor.config.sources import ENVIRONMENT
+from lmx_supervisor.config.sources import COMMAND_LINE, ENVIRONMENT, FLAGS
 
 _SHOWN_VALUE_CHARACTERS_MAX = 80
 
@@ -26,6 +26,8 @@ def checked(key: Key, raw: Any, source: str, written_as: str) -> Any:
 
 def name_at(source: str, dotted: str) -> str:
     """A key as the operator has to write it in that place."""
+    if source == COMMAND_LINE:
+        return FLAGS.get(dotted, dotted)
     return variable_of(key_of(dotted)) if source == ENVIRONMENT else dotted
 
 
@@ -52,7 +54,7 @@ def _check_entry(source: str, name: str, kind: type[msgspec.Struct], raw: Any) -
     for field_name, value in raw.items():
         if field_name not in fields:
             close = difflib.get_close_matches(str(field_name), fields, n=1)
-            raise ConfigError(source, f"{name}.{field_name}", "unknown key", suggestion=close[0] if close else None)
+            raise unknown(source, f"{name}.{field_name}", "key", close[0] if close else None)
         annotation = fields[field_name].type
         _converted(source, f"{name}.{field_name}", annotation, value, in_words(msgspec.inspect.type_info(annotation)))
 
@@ -61,10 +63,17 @@ def _converted(source: str, name: str, annotation: Any, raw: Any, expected: str)
     try:
         return msgspec.convert(literal_spelling(annotation, raw), annotation)
     except (msgspec.ValidationError, RecursionError) as error:
+        if raw == "" and takes_text(annotation):
+            raise ConfigError(source, name, "must not be empty; leave it out to have the default") from error
         got = "" if holds_secret(annotation) else f", got {_shown(raw)}"
         raise ConfigError(source, name, f"expected {expected}{got}") from error
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    """As it would be written in a file; never several lines."""
+    try:
+        # YAML's words, not Python's: true, null. A text is told from a number by its quotes.
+        text = repr(value) if isinstance(value, str | float) else msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, RecursionError, UnicodeError):
+        text = repr(value)
     return text if len(text) <= _SHOWN_VALUE_CHARACTERS_MAX else text[:_SHOWN_VALUE_CHARACTERS_MAX] + "…"

@@ -1,5 +1,7 @@
 """The one exception for a configuration that cannot be used."""
 
+_WHAT_TO_DO = "remove it, or look for the right one in docs/configuration.md"
+
 
 class ConfigError(Exception):
     """A configuration value, key or file that stops the start; its text is one line for the operator."""
@@ -13,3 +15,9 @@ class ConfigError(Exception):
         self.key = key
         self.reason = reason
         self.suggestion = suggestion
+
+
+def unknown(source: str, key: str, what: str, suggestion: str | None) -> ConfigError:
+    """What is said of a key or section (`what`) that does not exist: which was probably meant, or where to look for it."""
+    reason = f"unknown {what}" if suggestion else f"unknown {what}; {_WHAT_TO_DO}"
+    return ConfigError(source, key, reason, suggestion=suggestion)

@@ -123,6 +123,12 @@ def holds_secret(annotation: Any) -> bool:
     return any(holds_secret(part) for part in get_args(annotation))
 
 
+def takes_text(annotation: Any) -> bool:
+    """Whether values of this type are written as text of one's own, not as one of some words."""
+    kind = msgspec.inspect.type_info(annotation)
+    return any(isinstance(member, StrType) for member in (kind.types if isinstance(kind, UnionType) else (kind,)))
+
+
 @cache
 def all_sections() -> dict[str, str]:
     """Every section's name and comment, in the order of the schema."""

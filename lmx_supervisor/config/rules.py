@@ -43,14 +43,23 @@ def _broken_orders(config: Config) -> list[BrokenRule]:
          "supervision.c_watchdog_seconds", supervision.c_watchdog_seconds),
     ]  # fmt: skip
     return [
-        BrokenRule(key, limit_key, f"{value:g} must not exceed {limit_key} ({limit:g})")
+        BrokenRule(key, limit_key, _too_much(f"{_plain(value)} must not exceed {limit_key} ({_plain(limit)})", limit_key))
         for key, value, limit_key, limit in must_not_exceed
         if value > limit
     ] + [
-        BrokenRule(key, limit_key, f"{value:g} must be less than {limit_key} ({limit:g})")
+        BrokenRule(key, limit_key, _too_much(f"{_plain(value)} must be less than {limit_key} ({_plain(limit)})", limit_key))
         for key, value, limit_key, limit in must_stay_below
         if value >= limit
     ]
+
+
+def _too_much(what: str, limit_key: str) -> str:
+    return f"{what}; lower it, or raise {limit_key}"
+
+
+def _plain(number: float) -> str:
+    """Sizes in bytes digit by digit, seconds without a needless `.0`."""
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
 def _broken_paths(config: Config) -> list[BrokenRule]:

@@ -13,13 +13,15 @@ import msgspec
 from msgspec.inspect import BoolType, DictType, FloatType, IntType, NoneType, Type, UnionType, VarTupleType
 
 from lmx_protocol import limits
-from lmx_supervisor.config.error import ConfigError
+from lmx_supervisor.config.error import ConfigError, unknown
 from lmx_supervisor.config.keys import Key, all_keys, all_sections, nearest_key, nearest_section
 from lmx_supervisor.config.predecessor import LATER_SECTIONS, OLD_KEYS, Renamed
 from lmx_supervisor.config.yaml_text import YamlTextError, parse_yaml
 
 ENVIRONMENT = "environment"
 COMMAND_LINE = "command line"
+FLAGS = {"server.host": "--host", "server.port": "--port", "logging.level": "--log-level"}
+"""The keys that `lmx serve` has a flag for, as it is typed."""
 
 _DEFAULT_FILES = ("config.yaml", "config.toml")
 _TRUE_WORDS = frozenset({"true", "yes", "on", "1"})
@@ -41,7 +43,7 @@ def read_file(path: Path) -> dict[str, Any]:
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise ConfigError(str(path), None, f"must hold sections such as `server:`, not a {type(document).__name__}")
+        raise ConfigError(str(path), None, f"must hold sections such as `server:`, not {_kind_of(document)}")
     values: dict[str, Any] = {}
     for section, content in document.items():
         if section not in all_sections():
@@ -54,7 +56,7 @@ def _keys_in(source: str, section: str, content: Any) -> dict[str, Any]:
     """The keys of a section and of the sections in it."""
     # A section whose keys are all commented out reads as null.
     if not isinstance(content, dict | None):
-        raise ConfigError(source, section, f"must be a map of keys, not {type(content).__name__}")
+        raise ConfigError(source, section, f"must be a map of keys, not {_kind_of(content)}")
     values: dict[str, Any] = {}
     for name, value in (content or {}).items():
         dotted = f"{section}.{name}"
@@ -64,7 +66,7 @@ def _keys_in(source: str, section: str, content: Any) -> dict[str, Any]:
             values |= _keys_in(source, dotted, value)
         else:
             outer, _, inner = dotted.partition(".")
-            raise ConfigError(source, dotted, "unknown key", suggestion=nearest_key(outer, inner))
+            raise unknown(source, dotted, "key", nearest_key(outer, inner))
     return values
 
 
@@ -76,7 +78,7 @@ def _unknown_section(source: str, section: str) -> ConfigError:
     later = LATER_SECTIONS.get(section)
     if later is not None:
         return ConfigError(source, section, f"unknown section; {later}")
-    return ConfigError(source, section, "unknown section", suggestion=nearest_section(section))
+    return unknown(source, section, "section", nearest_section(section))
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         dotted = rest.lower().replace("__", ".")
         if "." in dotted and _is_inner_section(dotted):
-            values |= _keys_in(ENVIRONMENT, dotted, _json_of(variable, environ[variable], '{"key": 1}'))
+            values |= _keys_in(ENVIRONMENT, dotted, _json_of(variable, environ[variable], _example_of_section(dotted)))
             continue
         old = OLD_KEYS.get(dotted)
         if old is not None and not isinstance(old, Renamed):
@@ -100,12 +102,16 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         key = all_keys().get(old.to if old is not None else dotted)
         if key is None:
-            section, _, name = dotted.partition(".")
-            nearest = nearest_key(section, name)
-            suggestion = all_keys()[nearest].variable if nearest else None
-            raise ConfigError(ENVIRONMENT, variable, "unknown key", suggestion=suggestion)
+            raise _unknown_variable(variable, *dotted.split(".", 1))
         values[dotted] = _value_of_text(key, environ[variable], variable)
     return values
+
+
+def _unknown_variable(variable: str, section: str, name: str) -> ConfigError:
+    if section in LATER_SECTIONS:
+        return ConfigError(ENVIRONMENT, variable, f"unknown section; {LATER_SECTIONS[section]}")
+    nearest = nearest_key(section, name)
+    return unknown(ENVIRONMENT, variable, "key", all_keys()[nearest].variable if nearest else None)
 
 
 def read_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def read_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     for dotted in flags:
         if dotted not in all_keys():
             section, _, name = dotted.partition(".")
-            raise ConfigError(COMMAND_LINE, dotted, "unknown key", suggestion=nearest_key(section, name))
+            raise unknown(COMMAND_LINE, dotted, "key", nearest_key(section, name))
     return {dotted: value for dotted, value in flags.items() if value is not None}
 
 
@@ -122,15 +128,18 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(limits.CONFIG_FILE_BYTES_MAX + 1)
     except FileNotFoundError:
-        raise ConfigError(str(path), None, "no such file") from None
+        reason = "no such file; put it there, or name another one with --config or LMX_CONFIG"
+        raise ConfigError(str(path), None, reason) from None
     except OSError as error:
-        raise ConfigError(str(path), None, f"cannot be read: {error.strerror}") from error
+        reason = f"cannot be read: {error.strerror}; it must be a file that the user of the service may read"
+        raise ConfigError(str(path), None, reason) from error
     if len(data) > limits.CONFIG_FILE_BYTES_MAX:
-        raise ConfigError(str(path), None, f"is larger than {limits.CONFIG_FILE_BYTES_MAX} bytes")
+        reason = f"is larger than {limits.CONFIG_FILE_BYTES_MAX} bytes, as no configuration is; is it the right file?"
+        raise ConfigError(str(path), None, reason)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(str(path), None, f"is not UTF-8 text (byte {error.start})") from error
+        raise ConfigError(str(path), None, f"is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
 def _parse(path: Path, text: str) -> Any:
@@ -141,13 +150,14 @@ def _parse(path: Path, text: str) -> Any:
             case ".yaml" | ".yml":
                 return parse_yaml(text)
             case _:
-                raise ConfigError(str(path), None, "must end in .yaml, .yml or .toml")
+                raise ConfigError(str(path), None, "must end in .yaml, .yml or .toml, which say how it is read; rename it")
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(path), None, f"is not valid TOML: {error}") from error
     except YamlTextError as error:
         raise ConfigError(str(path), None, f"is not valid YAML: {error}") from error
     except (RecursionError, ValueError) as error:
-        raise ConfigError(str(path), None, f"is not valid {path.suffix[1:].upper()}: {type(error).__name__}") from error
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else "a value in it cannot be read"
+        raise ConfigError(str(path), None, f"is not valid {path.suffix[1:].upper()}: {reason}") from error
 
 
 def _plain_value(text: str) -> Any:
@@ -190,5 +200,25 @@ def _json_of(variable: str, text: str, example: str) -> Any:
 
 def _example(kind: VarTupleType | DictType) -> str:
     if isinstance(kind, VarTupleType):
-        return '["a", "b"]'
+        return '["a", "b"] or []'
     return '{"a": ["b", "c"]}' if isinstance(kind.value_type, VarTupleType) else '{"a": "b"}'
+
+
+def _example_of_section(dotted: str) -> str:
+    first = next((key for name, key in all_keys().items() if name.startswith(f"{dotted}.")), None)
+    return msgspec.json.encode({first.dotted.rpartition(".")[2]: first.default}).decode() if first else "{}"
+
+
+def _kind_of(value: Any) -> str:
+    """What stands there, in the words of who wrote it."""
+    match value:
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case list():
+            return "a list"
+        case dict():
+            return "a map"
+        case _:
+            return "a text"

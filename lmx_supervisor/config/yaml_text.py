@@ -17,8 +17,13 @@ def parse_yaml(text: str) -> Any:
         # Not str(error): it quotes the line.
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise YamlTextError(f"{error.problem}{line}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise YamlTextError(type(error).__name__) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise YamlTextError(f"a character that YAML does not allow in line {line}") from error
+    except RecursionError as error:
+        raise YamlTextError("it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise YamlTextError("a value in it cannot be read") from error
 
 
 class _StrictLoader(yaml.SafeLoader):
