@@ -18,8 +18,8 @@ def parse_yaml(text: str) -> Any:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise YamlTextError(f"{error.problem}{line}") from error
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise YamlTextError(f"a character that YAML does not allow in line {line}") from error
+        lines_before = text.count("\n", 0, error.position)
+        raise YamlTextError(f"a character that YAML does not allow in line {lines_before + 1}") from error
     except RecursionError as error:
         raise YamlTextError("it is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
