@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +60,13 @@ def table(
     return [
         _GAP.join(_shorten(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
     ]
+
+
+def wrapped(text: str, columns: int | None) -> list[str]:
+    """A sentence in lines of so many characters; what has no blanks, such as a path, stays in one piece to be copied."""
+    if columns is None:
+        return [printable(text)]
+    return textwrap.wrap(printable(text), columns, subsequent_indent=_GAP, break_long_words=False, break_on_hyphens=False)
 
 
 def _shorten(text: str, width: int) -> str:

@@ -10,15 +10,17 @@ import typer
 from lmx_supervisor.cli import options
 from lmx_supervisor.cli.client import Client
 from lmx_supervisor.cli.failures import CommandFailure, NoAnswer
-from lmx_supervisor.cli.terminal import print_json, remark, table
+from lmx_supervisor.cli.terminal import print_json, remark, table, terminal_columns
 from lmx_supervisor.config.annotated import annotated_config
 from lmx_supervisor.config.error import ConfigError
 from lmx_supervisor.config.home import home_directory
 from lmx_supervisor.config.load import LoadedConfig, load_config
 from lmx_supervisor.config.redact import shown_values
+from lmx_supervisor.config.sources import find_file
 from lmx_supervisor.core.service import ReloadOutcome
 
 RELOAD_PATH = "/admin/config/reload"
+_VALUE_COLUMN = 1
 
 File = Annotated[
     Path | None,
@@ -46,13 +48,20 @@ def show(*, config: File = None, as_json: options.Json = False) -> None:
         print_json(values)
         return
     rows = [(value.key, msgspec.json.encode(value.value).decode(), str(value.origin)) for value in values]
-    print("\n".join(table(("KEY", "VALUE", "FROM"), rows)))
+    print("\n".join(table(("KEY", "VALUE", "FROM"), rows, shrink=(_VALUE_COLUMN,), columns=terminal_columns())))
 
 
 @app.command(epilog="Example: LMX_SERVER__PORT=8080 lmx config check --config new.yaml")
 def check(*, config: File = None, as_json: options.Json = False) -> None:
-    """Say whether the server would start with this configuration, and what is wrong with it."""
-    loaded = _load(config)
+    """Say whether the server would start with this configuration, and what is wrong with it; exit status 1 if it would not."""
+    try:
+        loaded = _read(config)
+    except ConfigError as error:
+        if as_json:
+            print_json(
+                {"ok": False, "source": error.source, "key": error.key, "reason": error.reason, "suggestion": error.suggestion}
+            )
+        raise CommandFailure(str(error)) from error
     file = None if loaded.file is None else str(loaded.file)
     if as_json:
         print_json({"ok": True, "file": file, "remarks": loaded.remarks})
@@ -61,7 +70,11 @@ def check(*, config: File = None, as_json: options.Json = False) -> None:
 
 
 @app.command(epilog="Example: lmx config init && $EDITOR $(lmx config path)")
-def init(*, force: Annotated[bool, typer.Option("--force", help="Overwrite the file that is there.")] = False) -> None:
+def init(
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file that is there.")] = False,
+    as_json: options.Json = False,
+) -> None:
     """Write an annotated config.yaml to the home; everything in it is a comment until you change it."""
     path = home_directory() / "config.yaml"
     try:
@@ -74,7 +87,10 @@ def init(*, force: Annotated[bool, typer.Option("--force", help="Overwrite the f
         raise CommandFailure(f"{path} exists already; --force overwrites it") from None
     except OSError as error:
         raise CommandFailure(f"cannot write {path}: {error.strerror}") from error
-    print(path)
+    if as_json:
+        print_json({"file": str(path)})
+    else:
+        print(path)
 
 
 @app.command(name="reload", epilog="Example: lmx config check && lmx config reload")
@@ -95,17 +111,27 @@ def reload_running(*, as_json: options.Json = False, url: options.Url = None, ad
 
 
 @app.command(epilog="Example: lmx config path")
-def path(*, config: File = None) -> None:
+def path(*, config: File = None, as_json: options.Json = False) -> None:
     """Print the file that the server would read, or where it would look for one."""
-    print(_load(config).file or home_directory() / "config.yaml")
+    found = find_file(config, os.environ, home_directory())
+    file = found or home_directory() / "config.yaml"
+    if as_json:
+        print_json({"file": str(file), "exists": file.is_file()})
+    else:
+        print(file)
 
 
 def _load(file: Path | None) -> LoadedConfig:
-    no_flags: dict[str, Any] = {}
     try:
-        loaded = load_config(file=file, flags=no_flags, environ=os.environ, home=home_directory())
+        return _read(file)
     except ConfigError as error:
         raise CommandFailure(str(error)) from error
+
+
+def _read(file: Path | None) -> LoadedConfig:
+    """The configuration, its remarks told. Raises `ConfigError`."""
+    no_flags: dict[str, Any] = {}
+    loaded = load_config(file=file, flags=no_flags, environ=os.environ, home=home_directory())
     for text in loaded.remarks:
         remark(text)
     return loaded

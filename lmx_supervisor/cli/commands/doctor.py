@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +21,7 @@ from lmx_supervisor.cli import checks, options
 from lmx_supervisor.cli.checks import Check, Verdict
 from lmx_supervisor.cli.connection import read_server_file
 from lmx_supervisor.cli.exit_status import ExitStatus
-from lmx_supervisor.cli.terminal import print_json, table
+from lmx_supervisor.cli.terminal import print_json, printable, table, terminal_columns, wrapped
 from lmx_supervisor.config.error import ConfigError
 from lmx_supervisor.config.home import home_directory
 from lmx_supervisor.config.load import load_config
@@ -30,6 +31,7 @@ from lmx_supervisor.observe.host_memory import read_host_memory
 from lmx_supervisor.runtime.run_dir import RunDir, RunDirError
 
 _LEAST_PYTHON = (3, 11)
+_FOUND_COLUMN = 2
 
 # In a process of its own: what is wrong with a native library may end the process that imports it.
 _IMPORT_BACKEND = """
@@ -51,12 +53,20 @@ def doctor(*, as_json: options.Json = False) -> None:
     if as_json:
         print_json(found)
     else:
-        print("\n".join(table(("CHECK", "VERDICT", "FOUND"), [(check.name, check.verdict, check.found) for check in found])))
-        for check in found:
-            if check.advice:
-                print(f"{check.verdict}: {check.name}: {check.advice}")
+        print("\n".join(report_lines(found, terminal_columns())))
     if any(check.verdict is Verdict.PROBLEM for check in found):
         raise typer.Exit(ExitStatus.FAILED)
+
+
+def report_lines(found: Sequence[Check], columns: int | None) -> list[str]:
+    """A table of what was found, then what to do, in lines of so many characters; what the table shortened is told there."""
+    rows = [(check.name, check.verdict, check.found) for check in found]
+    lines = table(("CHECK", "VERDICT", "FOUND"), rows, shrink=(_FOUND_COLUMN,), columns=columns)
+    for check, row in zip(found, lines[1:], strict=True):
+        if check.advice:
+            texts = [check.advice] if printable(check.found) in row else [check.found, check.advice]
+            lines += [line for text in texts for line in wrapped(f"{check.verdict}: {check.name}: {text}", columns)]
+    return lines
 
 
 def examine(home: Path) -> list[Check]:

@@ -11,10 +11,11 @@ from lmx_supervisor.cli.client import Client
 from lmx_supervisor.cli.failures import UsageFailure
 from lmx_supervisor.cli.fleet import WORKERS_PATH, parse_fleet
 from lmx_supervisor.cli.quantities import short_duration
-from lmx_supervisor.cli.terminal import print_json, table
+from lmx_supervisor.cli.terminal import print_json, table, terminal_columns
 from lmx_supervisor.core.views import WorkerView
 
 CLEAR_PATH = "/admin/quarantine/clear"
+_MODEL_COLUMN, _EXIT_COLUMN = 0, 4
 
 app = typer.Typer(add_completion=False)
 
@@ -38,7 +39,8 @@ def list_quarantined(
     elif not quarantined:
         print("no model is quarantined")
     else:
-        print("\n".join(table(("MODEL", "BACKEND", "REASON", "FOR", "LAST EXIT"), [_row(worker) for worker in quarantined])))
+        headers, rows = ("MODEL", "BACKEND", "REASON", "FOR", "LAST EXIT"), [_row(worker) for worker in quarantined]
+        print("\n".join(table(headers, rows, shrink=(_EXIT_COLUMN, _MODEL_COLUMN), columns=terminal_columns())))
 
 
 @app.command(epilog="Example: lmx quarantine clear --all")
