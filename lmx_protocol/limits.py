@@ -243,6 +243,9 @@ PREDICTOR_ACCESSES_MIN = 3
 PREDICTOR_WRITE_SECONDS = 30.0
 PREFETCH_INTERVAL_SECONDS = 300
 WARM_POOL_SIZE = 2
+LEAST_RESIDENCY_SECONDS = 30.0
+DEMAND_GRACE_SECONDS = 5.0
+ON_DEMAND_MODELS_MAX = 1024
 
 # --- command line ---------------------------------------------------------------------------------------------------------
 CLI_CONNECT_SECONDS = 5.0

@@ -37,6 +37,9 @@ LIVE_KEYS = frozenset(
         # For the stops to come; what is on the disk is cut down at once.
         "models.prefix_cache_enabled",
         "models.prefix_cache_disk_bytes_max",
+        "models.load_on_demand",
+        "models.on_demand_models",
+        "models.least_residency_sec",
         "models.queue_per_model",
         "models.queue_total",
         "models.semaphore_timeout_sec",

@@ -22,6 +22,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 Label = Annotated[str, Meta(max_length=1024)]
 Alias = Annotated[str, Meta(min_length=1, max_length=limits.ALIAS_CHARACTERS_MAX)]
 AliasModels = Annotated[tuple[Text, ...], Meta(max_length=limits.ALIAS_MODELS_MAX)]
+OnDemandModels = Annotated[tuple[Text, ...], Meta(max_length=limits.ON_DEMAND_MODELS_MAX)]
 Aliases = Annotated[dict[Alias, AliasModels], Meta(max_length=limits.ALIASES_MAX)]
 # Only what fits into an HTTP header: a key with a space or an umlaut could never be sent, and an empty one protects nothing.
 KEY_PATTERN = r"^[!-~]+\Z"
@@ -104,6 +105,12 @@ class ModelsConfig(Section, frozen=True, kw_only=True):
     Off: none are kept, and those there are get deleted."""
     prefix_cache_disk_bytes_max: Annotated[int, Meta(ge=0, le=2**50)] = limits.PREFIX_CACHE_DISK_BYTES
     """What they may take on the disk, those of all models together; the least recently used go first."""
+    load_on_demand: bool = False
+    """Load a model of this machine when a request asks for it, and have the request wait; nothing is downloaded for it."""
+    on_demand_models: OnDemandModels = ("*",)
+    """Which models that may be: ids, in which `*` stands for anything."""
+    least_residency_sec: Annotated[float, Meta(ge=0, le=86400)] = limits.LEAST_RESIDENCY_SECONDS
+    """How long a model serves at least before it makes room for one that is loaded on demand."""
     queue_per_model: Annotated[int, Meta(ge=0, le=100_000)] = limits.QUEUE_PER_MODEL
     """Requests that may wait for one model."""
     queue_total: Annotated[int, Meta(ge=0, le=100_000)] = limits.QUEUE_TOTAL

@@ -28,22 +28,50 @@ class Denied:
 def claim(state: FleetState, slot: Slot, *, may_evict: bool) -> Granted | Denied:
     """Reserve what a slot needs. A granted claim is in force at once and lasts until the slot has stopped or is given up."""
     slot.claimed_bytes = 0
-    need = _need_of(state, slot)
-    budget = sums(state)
-    if need is None or budget is None:
-        slot.claimed_bytes = need.total_bytes if need is not None else 0
-        return Granted()
-    # Its process may be there already: what it costs is part of the claim.
-    free_bytes = budget.free + budget.workers.get(slot.model_id, 0)
-    short_bytes = need.total_bytes - free_bytes
     evict: tuple[Candidate, ...] = ()
-    if short_bytes > 0:
+    missing = shortage(state, slot)
+    if missing is not None and missing.short_bytes > 0:
         may_go = candidates(state, slot)
-        evict = choose(may_go, short_bytes) if may_evict else ()
+        evict = choose(may_go, missing.short_bytes) if may_evict else ()
         if not evict:
-            return Denied(_denial(slot, need, budget, free_bytes, _why_not(may_go, may_evict=may_evict)))
-    slot.claimed_bytes = need.total_bytes
+            return Denied(missing.text(_why_not(may_go, may_evict=may_evict)))
+    reserve(state, slot)
     return Granted(evict)
+
+
+def reserve(state: FleetState, slot: Slot) -> None:
+    """Claim what a slot needs, whether it fits or not; what that is may not be known."""
+    need = _need_of(state, slot)
+    slot.claimed_bytes = need.total_bytes if need is not None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """What a slot needs and what there is."""
+
+    model_id: str
+    need: MemoryNeed
+    budget: Sums
+
+    @property
+    def free_bytes(self) -> int:
+        """What it may have. Its process may be there already: what that costs is part of the claim."""
+        return self.budget.free + self.budget.workers.get(self.model_id, 0)
+
+    @property
+    def short_bytes(self) -> int:
+        """What is missing; nothing is where that is not positive."""
+        return self.need.total_bytes - self.free_bytes
+
+    def text(self, why: str) -> str:
+        """The sum, and why nobody makes room."""
+        return _denial(self.model_id, self.need, self.budget, self.free_bytes, why)
+
+
+def shortage(state: FleetState, slot: Slot) -> Shortage | None:
+    """What a slot that holds no claim would lack; None when its need or the host's memory is not known."""
+    need, budget = _need_of(state, slot), sums(state)
+    return Shortage(slot.model_id, need, budget) if need is not None and budget is not None else None
 
 
 def may_go_on(state: FleetState, slot: Slot) -> bool | Denied:
@@ -52,10 +80,9 @@ def may_go_on(state: FleetState, slot: Slot) -> bool | Denied:
         return True
     if is_somebody_leaving(state):
         return False
-    need, budget = _need_of(state, slot), sums(state)
-    assert need is not None and budget is not None, "a slot without a claim always fits"
-    free_bytes = budget.free + budget.workers.get(slot.model_id, 0)
-    return Denied(_denial(slot, need, budget, free_bytes, "the memory was taken by others while it was about to load"))
+    missing = shortage(state, slot)
+    assert missing is not None, "a slot without a claim always fits"
+    return Denied(missing.text("the memory was taken by others while it was about to load"))
 
 
 def _need_of(state: FleetState, slot: Slot) -> MemoryNeed | None:
@@ -71,16 +98,16 @@ def _why_not(may_go: list[Candidate], *, may_evict: bool) -> str:
     return f"unloading every idle model would not be enough ({idle})"
 
 
-def _denial(slot: Slot, need: MemoryNeed, budget: Sums, free_bytes: int, why: str) -> str:
+def _denial(model_id: str, need: MemoryNeed, budget: Sums, free_bytes: int, why: str) -> str:
     kv = f"key/value cache {gb(need.kv_bytes)}"
     parts = f"weights {gb(need.weights_bytes)} + {kv} + working memory {gb(need.working_bytes)}"
     percent = f"{100 * budget.limit / budget.total:.0f} % of {gb(budget.total)}"
-    others = {model_id: size for model_id, size in budget.workers.items() if model_id != slot.model_id}
+    others = {each: size for each, size in budget.workers.items() if each != model_id}
     models = _listed(sorted(others.items(), key=lambda item: -item[1]))
     promised = f"{gb(sum(others.values()))} are promised to models" + (f" ({models})" if models else "")
     used = f"{gb(budget.others + budget.processes)} are used by everything else"
     return (
-        f"Model '{slot.model_id}' needs {gb(need.total_bytes)} ({parts}), and {gb(max(0, free_bytes))} are free: of the "
+        f"Model '{model_id}' needs {gb(need.total_bytes)} ({parts}), and {gb(max(0, free_bytes))} are free: of the "
         f"{gb(budget.limit)} that may be used ({percent}), {promised} and {used}; {why}. Unload a model, load this one with a "
         f"shorter context or fewer slots, or raise memory.max_memory_percent."
     )

@@ -35,7 +35,7 @@ def next_in_line(state: FleetState, places: Places, now: float) -> Entry | None:
 
 def _first_of(state: FleetState, slot: Slot, places: Places, now: float) -> Entry | None:
     incarnation = state.incarnation_of(slot)
-    if slot.state not in SERVING or incarnation is None or not incarnation.takes_work:
+    if slot.state not in SERVING or slot.yields_to is not None or incarnation is None or not incarnation.takes_work:
         return None
 
     def by_turn(entry: Entry) -> Standing:

@@ -87,4 +87,5 @@ class Containment:
         slot.running.clear()
         slot.incarnation = None
         slot.wanted = False
+        slot.demanded_at = None
         slot.state = WorkerState.FAILED

@@ -47,6 +47,13 @@ class PrefetchWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Demanded:
+    """A request for a model that is not loaded is about to come; `load` says how it would be loaded, and is no order."""
+
+    load: LoadWanted
+
+
+@dataclass(frozen=True, slots=True)
 class UnloadWanted:
     """Somebody wants a model gone."""
 
@@ -206,6 +213,7 @@ class Tick:
 Event = (
     LoadWanted
     | PrefetchWanted
+    | Demanded
     | UnloadWanted
     | RestartWanted
     | QuarantineClearWanted

@@ -34,6 +34,7 @@ from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.loading import Loading
 from lmx_supervisor.core.memory_return import MemoryReturn
 from lmx_supervisor.core.memory_watch import MemoryMark, MemoryWatch, memory_mark
+from lmx_supervisor.core.on_demand import OnDemand
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.prefixes import told
 from lmx_supervisor.core.readiness import ReadinessWatch
@@ -59,6 +60,7 @@ class Fleet:
         self._unloading = Unloading(self._state, self._loading, self._serving)
         self._host = HostWatch(self._state)
         self._warm_pool = WarmPool(self._state, self._loading)
+        self._on_demand = OnDemand(self._state, self._loading, self._serving)
         self._containment = Containment(self._state)
         self._readiness = ReadinessWatch()
         self._drain_until = 0.0
@@ -67,6 +69,7 @@ class Fleet:
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             e.LoadWanted: self._loading.load_wanted,
             e.PrefetchWanted: self._warm_pool.wanted,
+            e.Demanded: self._on_demand.demanded,
             e.UnloadWanted: self._loading.unload_wanted,
             e.RestartWanted: self._loading.restart_wanted,
             e.QuarantineClearWanted: lambda event, _: quarantine.clear_wanted(self._state, event),
@@ -107,6 +110,7 @@ class Fleet:
         self._forgive_gap(now)
         self._handlers[type(event)](event, now)
         self._unloading.settle_evictions(now)
+        self._on_demand.look(now)
         for change in self._readiness.changes(self._state.slots):
             self._state.emit(change)
         self._tell_if_all_stopped()
@@ -119,7 +123,7 @@ class Fleet:
             state.draining = True
             state.tell("draining", seconds=order.seconds, requests=len(state.ledger))
         for slot in list(state.slots.values()):
-            slot.wanted = False
+            slot.wanted, slot.demanded_at = False, None
             if slot.state is WorkerState.DRAINING:
                 slot.drain_until = min(slot.drain_until, self._drain_until)
             else:

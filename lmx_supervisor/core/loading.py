@@ -1,4 +1,6 @@
-"""Loading, readiness, unloading and draining of slots, and the gate that quarantine puts before a load."""
+"""Loading, readiness, unloading and draining of slots."""
+
+from collections.abc import Iterable
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequestEvent, Load, Loaded
@@ -7,16 +9,16 @@ from lmx_supervisor.core import admission
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.actions import LoadSettled, OrderRefused, Send, UnloadSettled
 from lmx_supervisor.core.canary import canary_for, canary_passed
+from lmx_supervisor.core.eviction import Candidate
 from lmx_supervisor.core.exit_reason import KillCause
 from lmx_supervisor.core.incarnation import Incarnation
 from lmx_supervisor.core.memory_return import MemoryReturn
-from lmx_supervisor.core.quarantine import release
+from lmx_supervisor.core.quarantine import passes
 from lmx_supervisor.core.roster import Roster
 from lmx_supervisor.core.serving import Serving
 from lmx_supervisor.core.slot import SERVING, STARTING, Slot
 from lmx_supervisor.core.state import FleetState
 from lmx_supervisor.core.stop_reason import StopReason
-from lmx_supervisor.core.why_not import quarantine_text
 
 _TERMINAL_SLOTS_MAX = 64
 _REPLACEABLE = SERVING | STARTING | {WorkerState.BACKOFF}
@@ -54,12 +56,12 @@ class Loading:
         elif slot.state in SERVING:
             state.emit(LoadSettled(order.order_id, slot.model_id, True, None, None))
         elif slot.state is WorkerState.DRAINING:
-            if self._passes_quarantine(slot, order):
-                _take_order(slot, order)
+            if passes(self._state, slot, order):
+                take_order(slot, order)
                 slot.reload_orders.append(order.order_id)
         elif slot.state is WorkerState.QUARANTINED:
-            if self._passes_quarantine(slot, order):
-                _take_order(slot, order)
+            if passes(self._state, slot, order):
+                take_order(slot, order)
                 slot.wanted = False
                 slot.load_orders.append(order.order_id)
                 forced = slot.quarantine_reason is not None
@@ -67,7 +69,7 @@ class Loading:
         else:
             slot.load_orders.append(order.order_id)
             if slot.state in (WorkerState.STOPPED, WorkerState.FAILED):
-                _take_order(slot, order)
+                take_order(slot, order)
                 slot.wanted = order.at_start
                 self.begin(slot, now, "a load was asked for")
 
@@ -77,29 +79,17 @@ class Loading:
         self._forget_old_terminal_slots()
         slot.prefetched = True
         slot.load_orders.append(order.order_id)
-        _take_order(slot, order)
+        take_order(slot, order)
         self.begin(slot, now, "it is likely to be wanted next", may_evict=False)
 
     def _replace(self, slot: Slot, order: e.LoadWanted, now: float) -> None:
         """Give up what is loaded or is being loaded, and load it anew as ordered."""
-        _take_order(slot, order)
+        take_order(slot, order)
         slot.wanted = slot.comes_back = False
         slot.evicted_for = None
         slot.stop_reason = StopReason.AUTOTUNE_SWAP
         slot.reload_orders.append(order.order_id)
         self.drain_slot(slot, now + self._state.policy.drain_seconds, now, "other settings replace it")
-
-    def _passes_quarantine(self, slot: Slot, order: e.LoadWanted) -> bool:
-        """Whether the order may load the slot: a change releases a quarantined model, force tries it, any other is refused."""
-        if slot.quarantine_reason is None:
-            return True
-        # A trial has other settings by its nature; that is no reason to trust the model again.
-        changed = order.trial is None and (order.backend != slot.backend or order.digest != slot.digest)
-        if changed:
-            release(self._state, slot, "another backend, other files or another configuration")
-        elif not order.force:
-            self._state.emit(OrderRefused(order.order_id, ErrorCode.MODEL_UNSTABLE, quarantine_text(slot)))
-        return changed or order.force
 
     def unload_wanted(self, order: e.UnloadWanted, now: float) -> None:
         """Drain a slot, or refuse when there is none."""
@@ -110,7 +100,7 @@ class Loading:
             return
         slot.unload_orders.append(order.order_id)
         slot.wanted = slot.comes_back = False
-        slot.evicted_for = None
+        slot.evicted_for = slot.demanded_at = None
         slot.stop_reason = order.reason
         slot.unloaded = True
         self._cancel_loads(slot, slot.reload_orders)
@@ -135,9 +125,21 @@ class Loading:
         if isinstance(claimed, admission.Denied):
             self._does_not_fit(slot, claimed.text, now)
             return
-        for victim in claimed.evict:
-            self._evict(self._state.slots[victim.model_id], slot, victim.bytes, now)
+        self._start(slot, claimed.evict, now, why, cause="load")
+
+    def begin_on_demand(self, slot: Slot, evict: Iterable[Candidate], now: float) -> None:
+        """The same for a model that requests wait for: it is known to fit when these have left."""
+        admission.reserve(self._state, slot)
+        slot.on_demand = True
+        names = [victim.model_id for victim in evict]
+        self._state.tell("model_demanded", model_id=slot.model_id, requests_waiting=len(slot.waiting), evicts=names)
+        self._start(slot, evict, now, f"{len(slot.waiting)} requests wait for it", cause="on_demand")
+
+    def _start(self, slot: Slot, evict: Iterable[Candidate], now: float, why: str, *, cause: str) -> None:
+        for victim in evict:
+            self._evict(self._state.slots[victim.model_id], slot, victim.bytes, now, cause)
         slot.evicted_for, slot.comes_back, slot.stop_reason = None, False, StopReason.MANUAL
+        slot.demanded_at, slot.room_at, slot.waits_because = None, 0.0, ""
         slot.move(WorkerState.SPAWNING, now, why)
         slot.loading_since = now
         slot.unloaded = False
@@ -154,7 +156,7 @@ class Loading:
         slot.note(now, f"took the warm spare {spare.name}, pid {spare.pid}")
         self.send_load(slot, spare, now)
 
-    def _evict(self, victim: Slot, beneficiary: Slot, freed_bytes: int, now: float) -> None:
+    def _evict(self, victim: Slot, beneficiary: Slot, freed_bytes: int, now: float, cause: str) -> None:
         victim.evicted_for, victim.stop_reason = beneficiary.model_id, StopReason.LRU
         idle_seconds = now - victim.last_used_at if victim.last_used_at is not None else None
         self._state.tell(
@@ -162,9 +164,13 @@ class Loading:
             model_id=victim.model_id,
             for_model_id=beneficiary.model_id,
             reason=victim.stop_reason,
+            cause=cause,
             idle_seconds=idle_seconds,
             memory_bytes=freed_bytes,
         )
+        if victim.waiting:
+            # It yielded: whoever waits for it now has it loaded again in its turn.
+            victim.demanded_at = now
         until = now + self._state.policy.drain_seconds
         self.drain_slot(victim, until, now, f"it was idle, and '{beneficiary.model_id}' needs its memory")
 
@@ -177,7 +183,7 @@ class Loading:
             slot.restart_at = now + self._state.policy.restart_max_seconds
             return
         slot.wanted = False
-        if slot.state is WorkerState.STOPPED and slot.evicted_for is None:
+        if slot.state is WorkerState.STOPPED and not slot.keeps_its_line:
             self._serving.refuse_waiting(slot, ErrorCode.INSUFFICIENT_MEMORY, text)
             del self._state.slots[slot.model_id]
 
@@ -292,7 +298,7 @@ class Loading:
     def drain_slot(self, slot: Slot, until: float, now: float, why: str) -> None:
         """Let running requests end until `until`, then stop the worker; a slot without a process is done at once."""
         code = ErrorCode.SHUTTING_DOWN if self._state.draining else ErrorCode.MODEL_NOT_FOUND
-        if not slot.reload_orders:
+        if not slot.reload_orders and slot.demanded_at is None:
             self._serving.refuse_waiting(slot, code, f"Model '{slot.model_id}' is being unloaded: {why}.")
         if slot.state in STARTING | SERVING:
             interrupted = slot.state in STARTING
@@ -339,7 +345,7 @@ class Loading:
             if slot.returns:
                 self.bring_back(slot, now)
                 return
-            if slot.evicted_for is not None:
+            if slot.keeps_its_line:
                 return
         self.refuse_loads(slot, ErrorCode.SHUTTING_DOWN, "The server is shutting down.")
         self._serving.refuse_waiting(slot, ErrorCode.SHUTTING_DOWN, "The server is shutting down.")
@@ -379,9 +385,10 @@ class Loading:
             del self._state.slots[slot.model_id]
 
 
-def _take_order(slot: Slot, order: e.LoadWanted) -> None:
+def take_order(slot: Slot, order: e.LoadWanted) -> None:
+    """The slot is to be loaded as this order says."""
     slot.spec, slot.backend, slot.digest = order.spec, order.backend, order.digest
     slot.profile, slot.performance = order.profile, order.profile.merge()
-    slot.trial = order.trial
+    slot.trial, slot.on_demand = order.trial, False
     slot.size_bytes, slot.need = order.size_bytes, order.need
     slot.gpu_ooms, slot.stepped_down = 0, False

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from lmx_protocol import limits
 from lmx_supervisor.config.schema import Config
+from lmx_supervisor.core.model_patterns import is_one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,18 @@ class Policy:
     adaptive_latency_target_seconds: float = limits.ADAPTIVE_LATENCY_TARGET_MILLISECONDS / 1000
     adaptive_latency_window: int = limits.ADAPTIVE_LATENCY_WINDOW
     adaptive_min_concurrent_requests: int = 1
+    load_on_demand: bool = False
+    on_demand_models: tuple[str, ...] = ("*",)
+    least_residency_seconds: float = limits.LEAST_RESIDENCY_SECONDS
     warm_spare: bool = True
     warm_pool_enabled: bool = False
     prefetch_interval_seconds: float = limits.PREFETCH_INTERVAL_SECONDS
     warm_pool_size: int = limits.WARM_POOL_SIZE
     prefix_cache_bytes_max: int = 0
+
+    def loads_on_demand(self, model_id: str) -> bool:
+        """Whether a request is enough to have this model loaded."""
+        return self.load_on_demand and is_one_of(self.on_demand_models, model_id)
 
 
 def policy_of(config: Config) -> Policy:
@@ -98,6 +106,9 @@ def policy_of(config: Config) -> Policy:
         adaptive_latency_target_seconds=models.adaptive_latency_target_ms / 1000,
         adaptive_latency_window=models.adaptive_latency_window,
         adaptive_min_concurrent_requests=models.adaptive_min_concurrent_requests,
+        load_on_demand=models.load_on_demand,
+        on_demand_models=models.on_demand_models,
+        least_residency_seconds=models.least_residency_sec,
         warm_spare=models.warm_spare,
         warm_pool_enabled=models.warm_pool_enabled,
         prefetch_interval_seconds=models.prefetch_interval_sec,

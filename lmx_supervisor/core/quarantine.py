@@ -1,4 +1,4 @@
-"""The beginnings and ends of quarantines that come from outside: what is known from before, and what an operator releases."""
+"""Quarantines: what is known from before a start, the gate before a load, and what an operator releases."""
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.states import WorkerState
@@ -6,6 +6,7 @@ from lmx_supervisor.core import events as e
 from lmx_supervisor.core.actions import OrderRefused, QuarantineSettled
 from lmx_supervisor.core.slot import Slot
 from lmx_supervisor.core.state import FleetState
+from lmx_supervisor.core.why_not import quarantine_text
 
 
 def clear_wanted(state: FleetState, order: e.QuarantineClearWanted) -> None:
@@ -33,6 +34,19 @@ def known(state: FleetState, event: e.QuarantineKnown, now: float) -> None:
     slot.failures.consecutive = event.consecutive_failures
     slot.note(now, f"quarantined since before this start: {event.reason}")
     state.slots[slot.model_id] = slot
+
+
+def passes(state: FleetState, slot: Slot, order: e.LoadWanted) -> bool:
+    """Whether an order may load a slot: a change releases a quarantined model, force tries it, any other is refused."""
+    if slot.quarantine_reason is None:
+        return True
+    # A trial has other settings by its nature; that is no reason to trust the model again.
+    changed = order.trial is None and (order.backend != slot.backend or order.digest != slot.digest)
+    if changed:
+        release(state, slot, "another backend, other files or another configuration")
+    elif not order.force:
+        state.emit(OrderRefused(order.order_id, ErrorCode.MODEL_UNSTABLE, quarantine_text(slot)))
+    return changed or order.force
 
 
 def release(state: FleetState, slot: Slot, by: str) -> None:

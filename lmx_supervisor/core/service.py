@@ -269,6 +269,13 @@ class Service(Protocol):
     def submit(self, request: AnyRequest, origin: Origin) -> Answer:
         """Queue a request. Never blocks and never raises for a model's state: refusals arrive as a `Failed` event."""
 
+    async def demand(self, name: str) -> str:
+        """Have a model of this machine loaded for the request that is submitted next; returns its id.
+
+        Never downloads, and loads nothing before the request has come. Raises `Refusal` when there is no such model here, or it
+        is not whole.
+        """
+
     async def load(self, order: LoadOrder) -> LoadOutcome | ModelOnItsWay:
         """Have a model served; joins a load in flight, and a caller that goes away changes nothing. Raises `Refusal`.
 

@@ -1,5 +1,6 @@
 """Requests: queueing, leasing, delivering, cancelling, and ending each exactly once whatever its worker does."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 from lmx_protocol import limits
@@ -32,7 +33,7 @@ from lmx_supervisor.core.results import fits
 from lmx_supervisor.core.slot import COMING, SERVING, Slot
 from lmx_supervisor.core.state import FleetState
 from lmx_supervisor.core.time_limits import time_limit_of
-from lmx_supervisor.core.why_not import lost_its_files, not_loaded_text, poison_text, quarantine_text
+from lmx_supervisor.core.why_not import poison_text, quarantine_text, refusal_of_absent, why_it_waits
 
 _ENDED_REMEMBERED_MAX = 1024
 _LOADING_RETRY_SECONDS = 30
@@ -57,7 +58,7 @@ class Serving:
         """Lease, queue or refuse a request, in the same step that looks at the slot."""
         slot = self._state.slots.get(request.model_id)
         held = self._state.suspects.of(request, now)
-        refusal = self._refusal(request, slot, poisoned=is_poison(held))
+        refusal = self._refusal(request, slot, now, poisoned=is_poison(held))
         if refusal is not None or slot is None:
             assert refusal is not None
             self._state.emit(Deliver(refusal))
@@ -78,7 +79,7 @@ class Serving:
         self.dispatch(now)
         self._keep_lines_short(slot, entry)
 
-    def _refusal(self, request: AnyRequest, slot: Slot | None, *, poisoned: bool) -> Failed | None:
+    def _refusal(self, request: AnyRequest, slot: Slot | None, now: float, *, poisoned: bool) -> Failed | None:
         def failed(code: ErrorCode, message: str, retry_after_seconds: int | None = None) -> Failed:
             return Failed(request_id=request.request_id, code=code, message=message, retry_after_seconds=retry_after_seconds)
 
@@ -86,8 +87,8 @@ class Serving:
         if state.draining:
             return failed(ErrorCode.SHUTTING_DOWN, "The server is shutting down; try again in a moment.", 5)
         if slot is None or (slot.state in _GONE and not slot.keeps_its_line):
-            code = ErrorCode.MODEL_TRUNCATED if slot is not None and lost_its_files(slot) else ErrorCode.MODEL_NOT_FOUND
-            return failed(code, not_loaded_text(model, slot))
+            absent = refusal_of_absent(state.policy, model, slot, safe_mode=state.safe_mode, now=now)
+            return failed(absent.code, absent.text, absent.retry_after_seconds)
         if slot.state is WorkerState.QUARANTINED:
             return failed(ErrorCode.MODEL_UNSTABLE, quarantine_text(slot))
         if poisoned:
@@ -350,6 +351,8 @@ class Serving:
         until = self._waits_until(entry)
         if now >= until or (slot.state is WorkerState.BACKOFF and slot.restart_at >= until):
             return True
+        if slot.is_demanded and slot.room_at >= until:
+            return True
         quickest_seconds = slot.pace.quickest_seconds if entry.takes_a_place else 0.0
         return entry.ends_by is not None and now + quickest_seconds >= entry.ends_by
 
@@ -359,14 +362,13 @@ class Serving:
         self._state.ledger.end(entry.request_id)
         loading = slot.state in COMING or slot.state in _GONE
         code = ErrorCode.MODEL_LOADING if loading else ErrorCode.OVERLOADED
-        why = "is still loading" if loading else "is busy"
+        why = why_it_waits(slot)
         waited_seconds = now - entry.arrived_at
         is_own_limit = entry.ends_by is not None and self._waits_until(entry) == entry.ends_by
         limit = f", and its own limit is {entry.claim.time_limit_seconds:g} s" if is_own_limit else ""
         text = f"Model '{slot.model_id}' {why}; the request waited {waited_seconds:.0f} s{limit}. Try again later."
-        self._deliver_failed(
-            entry.request_id, code, text, _LOADING_RETRY_SECONDS if loading else self._retry_after_seconds(slot)
-        )
+        retry_after_seconds = _loading_retry_seconds(slot, now) if loading else self._retry_after_seconds(slot)
+        self._deliver_failed(entry.request_id, code, text, retry_after_seconds)
 
     def _retry_after_seconds(self, slot: Slot) -> int:
         return slot.pace.retry_after_seconds(len(slot.waiting), most_of_model(self._state, slot))
@@ -374,6 +376,10 @@ class Serving:
     def _deliver_failed(self, request_id: str, code: ErrorCode, message: str, retry_after_seconds: int | None = None) -> None:
         failed = Failed(request_id=request_id, code=code, message=message, retry_after_seconds=retry_after_seconds)
         self._state.emit(Deliver(failed))
+
+
+def _loading_retry_seconds(slot: Slot, now: float) -> int:
+    return math.ceil(slot.room_at - now) if slot.is_demanded and slot.room_at > now else _LOADING_RETRY_SECONDS
 
 
 def _end_of_cancelled(entry: Entry, event: Cancelled) -> Cancelled | Failed:

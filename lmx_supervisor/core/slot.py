@@ -79,6 +79,16 @@ class Slot:
     """The model that got its memory, until that one serves; if it never does, this one comes back."""
     prefetched: bool = False
     """It was loaded because it was likely to be wanted, and nobody has wanted it yet: the first to go."""
+    demanded_at: float | None = None
+    """Requests wait for it to be loaded on their account, or are about to come; when one last did."""
+    on_demand: bool = False
+    """It was loaded on the account of requests."""
+    room_at: float = 0.0
+    """While it is demanded: before this there is no room for it."""
+    waits_because: str = ""
+    """While it is demanded: why there is no room yet."""
+    yields_to: str | None = None
+    """The model that gets its memory when its running requests have ended; meanwhile it begins no other."""
     comes_back: bool = False
     """It starts again when it has stopped, although nobody ordered that."""
     state: WorkerState = WorkerState.STOPPED
@@ -133,10 +143,17 @@ class Slot:
     @property
     def keeps_its_line(self) -> bool:
         """Whether requests may wait although its worker is leaving or has left: it may be back, or is started for them."""
+        if self.is_demanded:
+            return True
         if self.state is S.DRAINING:
             is_coming = bool(self.reload_orders) or self.comes_back or self.stop_reason is StopReason.TTL
             return is_coming or self.evicted_for is not None
         return self.state is S.STOPPED and self.evicted_for is not None
+
+    @property
+    def is_demanded(self) -> bool:
+        """Whether it is to be loaded on the account of requests, as soon as there is room."""
+        return self.demanded_at is not None and self.state in (S.DRAINING, S.STOPPED)
 
     @property
     def is_idle(self) -> bool:
@@ -168,8 +185,11 @@ class Slot:
         self.loading_since += seconds
         self.state_since += seconds
         self.adaptive.postpone(seconds)
+        self.room_at += seconds
         if self.ready_at is not None:
             self.ready_at += seconds
+        if self.demanded_at is not None:
+            self.demanded_at += seconds
 
     def __repr__(self) -> str:
         """State at a glance; tests and logs read it."""

@@ -86,7 +86,11 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         reserved_bytes=slot.claimed_bytes if is_counted(slot) else 0,
         keep_alive_seconds=slot.keep_alive_seconds,
         evicted_for=slot.evicted_for,
-        keeps_its_line=slot.keeps_its_line,
+        # One that is only about to be asked for may be forgotten again before somebody who reads this has asked.
+        keeps_its_line=slot.keeps_its_line and bool(slot.waiting or not slot.is_demanded),
+        on_demand=slot.on_demand or slot.is_demanded,
+        waits_because=slot.waits_because if slot.is_demanded and slot.waits_because else None,
+        yields_to=slot.yields_to,
         prefetched=slot.prefetched,
         heartbeat_age_seconds=_heartbeat_age_seconds(incarnation, now),
         suspect=incarnation is not None and is_suspect(incarnation, slot, now, state.policy),

@@ -86,6 +86,12 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """It was loaded unasked, and nobody has used it yet."""
     keeps_its_line: bool = False
     """Its worker is leaving or has left, and a request for it would wait: it may be back."""
+    on_demand: bool = False
+    """It was loaded on the account of requests, or requests wait for that."""
+    waits_because: str | None = None
+    """Why there is no room yet for it, while requests wait for it to be loaded."""
+    yields_to: str | None = None
+    """The model that it makes room for as soon as its running requests have ended."""
     performance: LoadProfile = NOTHING
     """What its load was tuned by, and what its requests default to."""
     profile: ProfileLayers = UNTUNED

@@ -69,7 +69,7 @@ class WarmPool:
             return "the service is in safe mode"
         if state.draining or state.shedding:
             return "the service is stopping" if state.draining else "the host's memory is short"
-        if any(slot.state in COMING or slot.state is WorkerState.DRAINING or slot.evicted_for is not None for slot in slots):
+        if any(slot.state in COMING or slot.state is WorkerState.DRAINING or slot.keeps_its_line for slot in slots):
             return "other models are coming or leaving"
         if sum(slot.prefetched for slot in slots) >= state.policy.warm_pool_size:
             return "the warm pool is full of models that nobody has used yet"

@@ -1,6 +1,7 @@
 """From an order to a load: which files, which backend, and which settings, the supervisor being told the result."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import ModelSpec
@@ -8,6 +9,7 @@ from lmx_protocol.states import BackendName
 from lmx_supervisor.catalog.catalog import Catalog, CatalogEntry
 from lmx_supervisor.config.schema import Config
 from lmx_supervisor.core.backend_choice import backend_for
+from lmx_supervisor.core.events import LoadWanted
 from lmx_supervisor.core.load_profile import NOTHING, LoadProfile, ProfileLayers, model_spec
 from lmx_supervisor.core.memory_need import MemoryNeed, memory_need
 from lmx_supervisor.core.refusal import Refusal
@@ -71,30 +73,47 @@ class ModelLoader:
             return await self._supervisor.load(
                 spec, worker.backend, at_start=at_start, keep_alive_seconds=order.keep_alive_seconds, profile=layers
             )
+        found = await self._found(order, is_trial=trial is not None)
+        return await self._supervisor.load(
+            found.spec,
+            found.backend,
+            digest=found.digest,
+            at_start=at_start,
+            unasked=unasked,
+            force=order.allow_unsupported_runtime,
+            size_bytes=found.size_bytes,
+            need=found.need,
+            keep_alive_seconds=order.keep_alive_seconds,
+            profile=found.profile,
+            replaces=replaces,
+            trial=trial,
+        )
+
+    async def for_demand(self, model_id: str) -> LoadWanted:
+        """How a model of this machine would be loaded for a request. Raises `Refusal`."""
+        found = await self._found(LoadOrder(model_id=model_id))
+        return LoadWanted(
+            order_id="",
+            spec=found.spec,
+            backend=found.backend,
+            digest=found.digest,
+            size_bytes=found.size_bytes,
+            need=found.need,
+            profile=found.profile,
+        )
+
+    async def _found(self, order: LoadOrder, *, is_trial: bool = False) -> "_Found":
         if order.path is None:
             entry = await self._catalog.resolve(order.model_id)
         else:
             entry = await self._catalog.register(order.model_id, order.path)
         backend = self._backend(entry, order.backend, allow_failed=order.allow_unsupported_runtime)
-        layers = self._layers(order, backend, is_trial=trial is not None)
+        layers = self._layers(order, backend, is_trial=is_trial)
         profile = layers.merge()
         spec = model_spec(entry.model_id, entry.path, entry.format, profile, self._config().models)
         _refuse_what_the_backend_cannot(spec, backend)
         digest = await self._catalog.digest(spec, backend)
-        return await self._supervisor.load(
-            spec,
-            backend,
-            digest=digest,
-            at_start=at_start,
-            unasked=unasked,
-            force=order.allow_unsupported_runtime,
-            size_bytes=entry.size_bytes,
-            need=_need(entry, spec, profile),
-            keep_alive_seconds=order.keep_alive_seconds,
-            profile=layers,
-            replaces=replaces,
-            trial=trial,
-        )
+        return _Found(spec, backend, digest, entry.size_bytes, _need(entry, spec, profile), layers)
 
     async def backend_of(self, model_id: str) -> str:
         """What a model that is on this machine would be loaded on. Raises `Refusal`."""
@@ -133,6 +152,18 @@ class ModelLoader:
             tuned=NOTHING if is_trial else self.tuned_profile(order.model_id, backend),
             preset=self.preset_profile(order.model_id, backend),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A model of this machine, and how it is loaded."""
+
+    spec: ModelSpec
+    backend: str
+    digest: str
+    size_bytes: int
+    need: MemoryNeed
+    profile: ProfileLayers
 
 
 def _knows_nothing(_: str, __: str) -> LoadProfile:

@@ -94,6 +94,11 @@ class ModelSupply:
         )
 
 
+def being_deleted(model_id: str, param: str) -> Refusal:
+    """What is told to whoever wants a model that is about to be gone."""
+    return Refusal(ErrorCode.MODEL_IN_USE, f"Model '{model_id}' is being deleted; wait until that is done.", param=param)
+
+
 def refuse_when_disabled(config: Config) -> None:
     """Raise `Refusal` DOWNLOADS_DISABLED when nothing may be downloaded."""
     if not config.security.downloads_enabled:

@@ -46,13 +46,14 @@ from lmx_supervisor.runtime.autotuner import Autotuner
 from lmx_supervisor.runtime.benchmarks import Benchmarks
 from lmx_supervisor.runtime.compatibility import CompatibilityRegistry
 from lmx_supervisor.runtime.crash_archive import CrashArchive
+from lmx_supervisor.runtime.demands import Demands
 from lmx_supervisor.runtime.downloader import Downloader
 from lmx_supervisor.runtime.hub_look import HubLooks
 from lmx_supervisor.runtime.key_set_reader import KeySetReader
 from lmx_supervisor.runtime.live_config import LiveConfig
 from lmx_supervisor.runtime.local_jobs import LocalJobs
 from lmx_supervisor.runtime.model_loader import ModelLoader
-from lmx_supervisor.runtime.model_supply import ModelSupply
+from lmx_supervisor.runtime.model_supply import ModelSupply, being_deleted
 from lmx_supervisor.runtime.prefetcher import Prefetcher
 from lmx_supervisor.runtime.prefix_disk import PrefixDisk
 from lmx_supervisor.runtime.preset_shelf import PresetShelf
@@ -124,6 +125,7 @@ class LocalService:
         downloader.on_progress = self._events.take
         downloader.on_arrival = self._load_arrived
         self._prefetcher = Prefetcher(supervisor, self._load_unasked)
+        self._demands = Demands(supervisor, self._loader.for_demand, self._deleting)
 
     @property
     def config(self) -> Config:
@@ -175,6 +177,10 @@ class LocalService:
         if isinstance(request, CountRequest):
             return self._supervisor.submit(request, origin.claim())
         return self._supervisor.submit(request, origin.claim(), self._metrics.requests.watch(request.model_id, origin))
+
+    async def demand(self, name: str) -> str:
+        """Have a model of this machine loaded for the request that is about to be submitted. Raises `Refusal`."""
+        return await self._demands.demand(name)
 
     async def benchmark(self, order: BenchmarkOrder) -> Benchmark:
         """Measure a served model. Raises `Refusal`."""
@@ -258,7 +264,7 @@ class LocalService:
     async def load(self, order: LoadOrder) -> LoadOutcome | ModelOnItsWay:
         """Have a model served, or say what it takes to get it here. Raises `Refusal`."""
         if order.model_id in self._deleting:
-            raise _being_deleted(order.model_id, "model_id")
+            raise being_deleted(order.model_id, "model_id")
         load = self._loads.get(order.model_id)
         if load is None:
             load = self._start_load(order.model_id, self._loader.load(order, at_start=False))
@@ -274,7 +280,7 @@ class LocalService:
     async def download(self, order: DownloadOrder) -> DownloadView:
         """Fetch a model from the hub. Raises `Refusal`."""
         if order.repo_id in self._deleting:
-            raise _being_deleted(order.repo_id, "repo_id")
+            raise being_deleted(order.repo_id, "repo_id")
         return await self._supply.download(order)
 
     def downloads(self) -> Sequence[DownloadView]:
@@ -293,7 +299,7 @@ class LocalService:
         """Delete a model from the models directory. Raises `Refusal`."""
         check_model_id(model_id)
         if model_id in self._deleting:
-            raise _being_deleted(model_id, "model_id")
+            raise being_deleted(model_id, "model_id")
         self._refuse_if_in_use(model_id)
         # From here on neither a load nor a download of it begins.
         self._deleting.add(model_id)
@@ -312,7 +318,8 @@ class LocalService:
     def _refuse_if_in_use(self, model_id: str) -> None:
         """What is deleted must be nobody's: not a worker's, whatever id it serves it by, nor a load's or a download's."""
         directories = self._catalog.directories_of(model_id)
-        workers = [worker for worker in self._supervisor.view().workers if worker.state not in _HOLDS_NO_FILES]
+        every = self._supervisor.view().workers
+        workers = [worker for worker in every if worker.state not in _HOLDS_NO_FILES or worker.requests_waiting]
         if self._prefetcher.is_busy_with(model_id):
             text = f"Model '{model_id}' is being loaded, because it is likely to be wanted next; unload it first."
             raise Refusal(ErrorCode.MODEL_IN_USE, text, param="model_id")
@@ -390,9 +397,5 @@ class LocalService:
     async def _load_unasked(self, model_id: str) -> None:
         """Load a model that nobody ordered. Raises `Refusal`, also when it may not be or does not fit."""
         if model_id in self._deleting:
-            raise _being_deleted(model_id, "model_id")
+            raise being_deleted(model_id, "model_id")
         await self._loader.load(LoadOrder(model_id=model_id), at_start=False, unasked=True)
-
-
-def _being_deleted(model_id: str, param: str) -> Refusal:
-    return Refusal(ErrorCode.MODEL_IN_USE, f"Model '{model_id}' is being deleted; wait until that is done.", param=param)

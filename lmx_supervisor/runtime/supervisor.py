@@ -169,6 +169,11 @@ class Supervisor:
         )
         return await self._ordered(lambda order: e.PrefetchWanted(wanted(order)) if unasked else wanted(order), LoadOutcome)
 
+    def demand(self, load: e.LoadWanted) -> None:
+        """A request for a model that is not loaded is about to be submitted; `load` says how it would be loaded."""
+        self._read_host()
+        self.post(e.Demanded(load))
+
     async def restart(self, model_id: str) -> LoadOutcome:
         """Replace a served model's worker by a fresh one, after its running requests. Raises `Refusal`."""
         return await self._ordered(lambda order: e.RestartWanted(order, model_id), LoadOutcome)

@@ -1,10 +1,12 @@
 """The fleet's machine on a host that is too small: whatever loads, crashes, evictions and unloads interleave, memory adds up.
 
 After every event: no load was let go beyond the budget, nobody was evicted who was busy, pinned or loading, nobody was evicted
-in vain, and who was evicted for a load that failed is coming back.
+in vain, and who was evicted for a load that failed is coming back. What is loaded on demand evicts nobody who has only just
+begun to serve, keeps from its requests only who comes back for them, and does not wait for memory that is free.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,13 +19,15 @@ from lmx_supervisor.core import events as e
 from lmx_supervisor.core.exit_reason import ExitObservation
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.slot import COMING, SERVING
-from tests.machine.test_fleet_machine import FleetMachine
+from tests.machine.test_fleet_machine import FleetMachine, claims
 from tests.support.stage import Stage
 
 TOTAL = 100_000
 LIMIT = 90_000
 NEEDS = {"a": 50_000, "b": 40_000, "c": 20_000}
 """Two of them fit, all three do not; what a worker is said to cost is next to nothing, so its claim is what counts."""
+RESIDENCY_SECONDS = 5.0
+ON_DEMAND = ("a", "b")
 ENDED = frozenset({WorkerState.STOPPED, WorkerState.FAILED, WorkerState.QUARANTINED})
 models = st.sampled_from(tuple(NEEDS))
 
@@ -35,6 +39,8 @@ class Before:
     state: WorkerState
     has_requests: bool
     pinned: bool
+    served_since: float | None
+    prefetched: bool
 
 
 class WatchedStage(Stage):
@@ -57,7 +63,9 @@ class WatchedStage(Stage):
         elif isinstance(event, e.UnloadWanted):
             self.evicted.pop(event.model_id, None)
         before = {
-            slot.model_id: Before(slot.state, bool(slot.running or slot.waiting), slot.keep_alive_seconds == 0)
+            slot.model_id: Before(
+                slot.state, bool(slot.running or slot.waiting), slot.keep_alive_seconds == 0, slot.ready_at, slot.prefetched
+            )
             for slot in self.fleet.state.slots.values()
         }
         new = super().do(event)
@@ -65,6 +73,7 @@ class WatchedStage(Stage):
         self._check_loads(new)
         self._check_evictions(new, before)
         self._check_returns(new)
+        self._check_demands()
         return new
 
     def _promised(self) -> int:
@@ -94,7 +103,10 @@ class WatchedStage(Stage):
             if isinstance(action, a.Tell) and action.kind in ("model_evicted", "model_ttl_evicted"):
                 victim = str(action.fields["model_id"])
                 was = before[victim]
-                assert was.state is WorkerState.READY and not was.has_requests and not was.pinned, f"{victim} was {was}"
+                if action.fields.get("cause") == "on_demand":
+                    self._check_room_made_on_demand(victim, was)
+                else:
+                    assert was.state is WorkerState.READY and not was.has_requests and not was.pinned, f"{victim} was {was}"
                 if action.kind == "model_evicted":
                     victims.setdefault(str(action.fields["for_model_id"]), []).append(victim)
                     self.evicted[victim] = str(action.fields["for_model_id"])
@@ -104,6 +116,24 @@ class WatchedStage(Stage):
             promised = self._promised()
             for victim in evicted:
                 assert promised + NEEDS[victim] > LIMIT, f"{victim} was evicted for {beneficiary} in vain"
+
+    def _check_room_made_on_demand(self, victim: str, was: Before) -> None:
+        slot = self.fleet.state.slots[victim]
+        assert was.state in SERVING or was.prefetched, f"{victim} was {was}"
+        assert not was.pinned and not slot.running, f"{victim} was {was}, and is {slot}"
+        assert was.prefetched or self.now - was.served_since >= RESIDENCY_SECONDS, f"{victim} has served since {was}"
+        assert not slot.waiting or (victim in ON_DEMAND and slot.is_demanded), f"{victim} leaves those who wait for it"
+
+    def _check_demands(self) -> None:
+        """The one that is waited for longest is loaded when it fits; a door is closed for somebody."""
+        slots = self.fleet.state.slots.values()
+        asked = [slot for slot in slots if slot.is_demanded and slot.waiting]
+        for slot in slots:
+            assert slot.yields_to is None or slot.yields_to in {each.model_id for each in asked}, f"{slot} yields to nobody"
+        open_to_all = [slot for slot in asked if slot.state is WorkerState.STOPPED and slot.evicted_for is None]
+        if open_to_all and self.others <= LIMIT:
+            first = min(open_to_all, key=lambda slot: min(entry.arrived_at for entry in slot.waiting.entries))
+            assert self._promised() + NEEDS[first.model_id] > LIMIT, f"{first} waits for memory that is free"
 
     def _check_returns(self, new: list[a.Action]) -> None:
         told = [(action.kind, action.fields.get("model_id")) for action in new if isinstance(action, a.Tell)]
@@ -135,6 +165,9 @@ class MemoryMachine(FleetMachine):
             ttl_check_interval_seconds=10.0,
             warm_pool_enabled=True,
             warm_pool_size=1,
+            load_on_demand=True,
+            on_demand_models=ON_DEMAND,
+            least_residency_seconds=RESIDENCY_SECONDS,
         )
         self.stage = WatchedStage(policy)
         self.stage.host(TOTAL)
@@ -161,6 +194,31 @@ class MemoryMachine(FleetMachine):
         for _ in range(3):
             self.everybody_leaves()
             self.progress(model)
+
+    @rule(model=models, prompt=st.sampled_from("xyz"), claim=claims)
+    def ask_on_demand(self, model: str, prompt: str, claim: dict[str, Any]) -> None:
+        """A request for a model that is looked up first, if need be."""
+        self.stage.demand(model, NEEDS[model])
+        self.ask(model, prompt, claim)
+
+    @rule(order=st.permutations(tuple(NEEDS)))
+    def take_turns(self, order: list[str]) -> None:
+        """Clients ask for one model after the other, each when the one before has served for a while."""
+        for model in order:
+            self.ask_on_demand(model, "x", {})
+            self.all_goes_well(6)
+
+    @rule(seconds=st.sampled_from([2, 6]))
+    def all_goes_well(self, seconds: int) -> None:
+        """For a while every worker does what it should and none falls silent; requests that run go on."""
+        for _ in range(seconds):
+            self.everybody_leaves()
+            for model in NEEDS:
+                self.progress(model)
+                slot = self._slot_with_process(model)
+                if slot is not None and slot.state in SERVING:
+                    self.stage.beat(model)
+            self.stage.tick(1.0)
 
     @rule(model=models)
     def prefetch(self, model: str) -> None:

@@ -105,6 +105,11 @@ class Stage:
         self.do(order)
         return order.order_id
 
+    def demand(self, model_id: str = "m", needs_bytes: int | None = None, digest: str = "1") -> None:
+        """A request for a model that is not loaded is about to come."""
+        need = None if needs_bytes is None else MemoryNeed(weights_bytes=needs_bytes, kv_bytes=0, working_bytes=0)
+        self.do(e.Demanded(e.LoadWanted("", spec(model_id), "llamacpp", digest, need=need)))
+
     def prefetch(self, model_id: str = "m", needs_bytes: int | None = None) -> str:
         """A model that is likely to be wanted next was found; returns the order id."""
         self._orders += 1
