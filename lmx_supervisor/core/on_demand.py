@@ -34,7 +34,8 @@ class OnDemand:
             return
         slot = state.slots.get(model_id)
         if slot is not None and slot.is_demanded:
-            slot.demanded_at = now
+            # What there was no room for when somebody asked last, there may be room for now.
+            slot.demanded_at, slot.room_at = now, 0.0
             return
         if slot is None:
             slot = state.slots[model_id] = Slot(order.spec, order.backend, digest=order.digest, state_since=now)

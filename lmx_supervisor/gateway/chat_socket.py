@@ -158,7 +158,7 @@ class _Conversation:
                 # Anew for each chat: a socket can outlast its key.
                 self._scope["state"]["caller"] = await self._doorkeeper.inference_caller(self._scope)
                 self._rate_limits.take(self._scope)
-                request_id = self._begin(envelope, frame)
+                request_id = await self._begin(envelope, frame)
         except Problem as problem:
             await self._write(ChatFrames.failed(request_id, problem))
 
@@ -170,7 +170,7 @@ class _Conversation:
         if reader is not None:
             reader.cancel()
 
-    def _begin(self, envelope: Envelope, frame: bytes) -> str:
+    async def _begin(self, envelope: Envelope, frame: bytes) -> str:
         generation_id = f"chatcmpl-{secrets.token_hex(12)}"
         request_id = generation_id if envelope.request_id is None else envelope.request_id
         if not _SANE_ID.fullmatch(request_id):
@@ -182,18 +182,18 @@ class _Conversation:
         if len(self._chats) >= limits.SOCKET_CHATS_MAX:
             message = f"This socket has {limits.SOCKET_CHATS_MAX} open chats; wait for one of them to end."
             raise Problem(ErrorCode.RATE_LIMIT_EXCEEDED, message)
-        generate, streamed = self._validated(frame, generation_id)
+        generate, streamed = await self._validated(frame, generation_id)
         chat = asyncio.create_task(self._answer(request_id, generate, ChatFrames(request_id, streamed=streamed)))
         self._chats[request_id] = chat
         chat.add_done_callback(lambda _: self._chats.pop(request_id))
         return request_id
 
-    def _validated(self, frame: bytes, generation_id: str) -> tuple[GenerateRequest, bool]:
+    async def _validated(self, frame: bytes, generation_id: str) -> tuple[GenerateRequest, bool]:
         body = decode_json(frame, chat_decoder)
         if body.n is not None and body.n > 1:
             raise not_supported("n", "one answer per chat is supported here; send several chats, they are answered together.")
         caller = caller_of(self._scope)
-        chosen = self._models.choose(body.model, caller)
+        chosen = await self._models.choose(body.model, caller)
         caller.refuse_other_models(chosen.model_id)
         (generate,) = to_generate_requests(body, generation_id, chosen)
         if chosen.facts is not None:

@@ -19,6 +19,7 @@ from lmx_supervisor.core.routing import Aliases, merged, route, served_models
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.core.views import FleetView
 from lmx_supervisor.gateway.callers import Caller
+from lmx_supervisor.gateway.demand import demand
 from lmx_supervisor.gateway.dialects.openai_inbound import not_supported, required
 from lmx_supervisor.gateway.problem import EdgeCode, Problem
 
@@ -58,7 +59,7 @@ class ModelChoice:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def choose(self, name: str | None, caller: Caller, task: ModelTask = ModelTask.GENERATE) -> ChosenModel:
+    async def choose(self, name: str | None, caller: Caller, task: ModelTask = ModelTask.GENERATE) -> ChosenModel:
         """The model for a caller's request that names `name`, or none. Raises `Problem` (400, 403, 404) where it leads nowhere.
 
         A name that stands for several models means one of those the caller may use. Whether it may use a model that it asked
@@ -76,11 +77,16 @@ class ModelChoice:
         found = route(name, aliases, default, served, task, may_use=caller.may_use)
         if found.forbidden:
             raise _forbidden(name)
-        if found.unserved is not None and not fleet.draining:
-            raise _unserved(name, found.unserved, fleet, caller)
-        worker, defaults = fleet.worker(found.model_id), fleet.defaults(found.model_id)
+        model_id, is_served = found.model_id, any(found.model_id == each.model_id for each in served)
+        if not is_served and not fleet.draining:
+            asked = found.unserved if found.unserved is not None else (model_id,)
+            demanded = await demand(self._service, asked, caller, is_list=found.unserved is not None)
+            if demanded is None and found.unserved is not None:
+                raise _unserved(name, found.unserved, fleet, caller)
+            model_id, fleet = demanded or model_id, self._service.fleet()
+        worker, defaults = fleet.worker(model_id), fleet.defaults(model_id)
         return ChosenModel(
-            model_id=found.model_id,
+            model_id=model_id,
             facts=worker.facts if worker is not None else None,
             defaults=defaults_over(preset.parameters, defaults) if preset is not None else defaults,
             system_prompt=preset.system_prompt if preset is not None else "",

@@ -30,6 +30,8 @@ class ToldMetrics:
         self._restarts = counter("lmx_worker_restarts", "Restarts after a crash.", "model", "reason")
         self._replays = counter("lmx_requests_replayed", "Requests that were given to a new worker after theirs died.")
         self._evictions = counter("lmx_model_evictions", "Models unloaded by the service itself.", "model")
+        self._on_demand = counter("lmx_loads_on_demand", "Loads that requests were the reason of.", "model")
+        self._yields = counter("lmx_model_yields", "Times that a model in use made room for one that was waited for.", "model")
         self._unfitting = counter("lmx_loads_refused_for_memory", "Loads that did not fit.", "model")
         self._shed = counter("lmx_requests_shed", "Requests refused because the host's memory was nearly used up.")
         self._incompatible = counter("lmx_model_compatibility_fail", "Failed checks of a model with its backend.", "model")
@@ -44,6 +46,8 @@ class ToldMetrics:
             "worker_restarting": lambda model, fields: self._restarts.labels(model, str(fields["reason"])).inc(),
             "request_replayed": lambda model, fields: self._replays.inc(),
             "model_unloaded": self._unloaded,
+            "model_demanded": lambda model, fields: self._on_demand.labels(model).inc(),
+            "model_yields": lambda model, fields: self._yields.labels(model).inc(),
             "load_refused": lambda model, fields: self._unfitting.labels(model).inc(),
             "model_compatibility_recorded": self._recorded,
             PREFIXES_SAVED: self._prefixes_saved,

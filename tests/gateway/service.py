@@ -187,6 +187,9 @@ class FedService:
         self.key_set: bytes | KeySetUnavailable = KeySetUnavailable("none was set")
         self.key_set_reads = 0
         self.submitted = asyncio.Event()
+        self.demands: list[str] = []
+        self.loadable: dict[str, str | Exception] = {}
+        """Name → the id of a model that is not loaded and on disk."""
         self.orders: list[LoadOrder] = []
         self.cleared: list[str | None] = []
         self.rows: list[CompatibilityRow] = []
@@ -253,6 +256,15 @@ class FedService:
         self.on_submit(answer)
         self.submitted.set()
         return answer
+
+    async def demand(self, name: str) -> str:
+        self.demands.append(name)
+        if name not in self.loadable:
+            raise Refusal(ErrorCode.MODEL_NOT_FOUND, f"Model '{name}' is not on this machine.", param="model")
+        found = self.loadable[name]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     async def load(self, order: LoadOrder) -> LoadOutcome | ModelOnItsWay:
         self.orders.append(order)

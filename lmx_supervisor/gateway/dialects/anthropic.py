@@ -41,7 +41,7 @@ class Messages:
     async def create(self, request: Request) -> ASGIApp:
         """Validate, then hand over to the answering loop. Raises `Problem`."""
         body = await read_json(request, messages_decoder, self._service.config.server)
-        chosen = self._models.choose(body.model, caller_of(request.scope))
+        chosen = await self._models.choose(body.model, caller_of(request.scope))
         generate = to_generate_request(body, f"msg_{secrets.token_hex(12)}", chosen)
         translator = MessageTranslator(
             generate.request_id,
@@ -63,7 +63,7 @@ class Messages:
         """How long the prompt of a message would be; nothing is generated. Raises `Problem` and `ClientGoneError`."""
         body = await read_json(request, messages_decoder, self._service.config.server)
         caller = caller_of(request.scope)
-        count = to_count_request(body, f"count-{secrets.token_hex(12)}", self._models.choose(body.model, caller))
+        count = to_count_request(body, f"count-{secrets.token_hex(12)}", await self._models.choose(body.model, caller))
         note(request.scope, model=count.model_id, generation_id=count.request_id)
         caller.refuse_other_models(count.model_id)
         answers = [self._service.submit(count, origin_of(request.scope, stream=False))]

@@ -30,7 +30,7 @@ class ChatCompletions:
     async def create(self, request: Request) -> ASGIApp:
         """Validate, then hand over to the answering loop. Raises `Problem`."""
         body = await read_json(request, chat_decoder, self._service.config.server)
-        chosen = self._models.choose(body.model, caller_of(request.scope))
+        chosen = await self._models.choose(body.model, caller_of(request.scope))
         request_id = f"chatcmpl-{secrets.token_hex(12)}"
         requests = to_generate_requests(body, request_id, chosen)
         translator = ChatTranslator(

@@ -70,7 +70,7 @@ class Embeddings:
     async def create(self, request: Request) -> ASGIApp:
         """Validate, then hand over. Raises `Problem`."""
         body = await read_json(request, embedding_decoder, self._service.config.server)
-        chosen = self._models.choose(body.model, caller_of(request.scope), ModelTask.EMBED)
+        chosen = await self._models.choose(body.model, caller_of(request.scope), ModelTask.EMBED)
         embed = to_embed_request(body, f"embd-{secrets.token_hex(12)}", chosen.model_id)
         vectors = EmbeddingList(chosen.model_id, len(embed.inputs), as_base64=body.encoding_format == "base64")
         return ResultResponse(self._service, embed, vectors, open_answers=self._open_answers)

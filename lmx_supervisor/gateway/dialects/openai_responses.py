@@ -47,7 +47,7 @@ class Responses:
         """POST: validate, then hand over to the answering loop. Raises `Problem`."""
         body = await read_json(request, responses_decoder, self._service.config.server)
         caller = caller_of(request.scope)
-        chosen = self._models.choose(body.model, caller)
+        chosen = await self._models.choose(body.model, caller)
         items = input_items(body)
         earlier = self._earlier(body, caller)
         metadata = decode_field("metadata", body.metadata, metadata_decoder) or {}

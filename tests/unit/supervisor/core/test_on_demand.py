@@ -349,13 +349,17 @@ def test_who_waits_for_room_is_told_when_there_will_be_none(end: str) -> None:
     assert (code, False) == (failure(stage, "r").code, "b" in stage.fleet.state.slots)
 
 
-def test_a_shorter_residency_is_in_force_at_once() -> None:
-    """A reload is heard by those who wait already."""
+@pytest.mark.parametrize("time_limit_seconds", [None, 1.0], ids=["waits", "was refused"])
+def test_a_shorter_residency_is_in_force_at_once(time_limit_seconds: float | None) -> None:
+    """A reload is heard by those who wait already, and by the next one when nobody does."""
     stage = host()
     stage.ready("a", needs_bytes=60 * GIB)
-    wish(stage, "r", "b")
+    wish(stage, "r", "b", time_limit_seconds=time_limit_seconds)
     stage.fleet.policy = dataclasses.replace(stage.fleet.policy, least_residency_seconds=0.0)
-    stage.tick()
+    if time_limit_seconds is None:
+        stage.tick()
+    else:
+        wish(stage, "again", "b", time_limit_seconds=time_limit_seconds)
 
     assert WorkerState.SPAWNING is stage.state("b")
 
