@@ -318,15 +318,13 @@ class LocalService:
     def _refuse_if_in_use(self, model_id: str) -> None:
         """What is deleted must be nobody's: not a worker's, whatever id it serves it by, nor a load's or a download's."""
         directories = self._catalog.directories_of(model_id)
-        every = self._supervisor.view().workers
-        workers = [worker for worker in every if worker.state not in _HOLDS_NO_FILES or worker.requests_waiting]
+        workers = [each for each in self.fleet().workers if each.state not in _HOLDS_NO_FILES or each.requests_waiting]
         if self._prefetcher.is_busy_with(model_id):
             text = f"Model '{model_id}' is being loaded, because it is likely to be wanted next; unload it first."
             raise Refusal(ErrorCode.MODEL_IN_USE, text, param="model_id")
         users = [worker for worker in workers if not {(path := Path(worker.path)), *path.parents}.isdisjoint(directories)]
         if model_id in (self._autotuner.model_id, *users, *self._loads, *(worker.model_id for worker in workers)) or users:
-            text = f"Model '{model_id}' is loaded; unload it first."
-            raise Refusal(ErrorCode.MODEL_IN_USE, text, param="model_id")
+            raise Refusal(ErrorCode.MODEL_IN_USE, f"Model '{model_id}' is loaded; unload it first.", param="model_id")
         self.jobs.refuse_if_in_use(model_id, directories)
         active = self._downloader.active(model_id)
         if active is not None:

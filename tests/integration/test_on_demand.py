@@ -99,7 +99,7 @@ def test_who_leaves_while_it_waits_for_room_has_nothing_loaded(on_demand: LiveSe
     wire = Wire(on_demand.url)
     wire.send(chat_request(on_demand.chat_body("other", "let me in")))
     wait_until(lambda: on_demand.worker("busy").get("yields_to") == "other", 20.0, "the busy one to make room")
-    waiting = on_demand.worker("other")
+    waiting, deletion = on_demand.worker("other"), on_demand.http.delete("/admin/models/other")
     wire.reset()
     wait_until(lambda: on_demand.worker("busy")["yields_to"] is None, 20.0, "the busy one to go on")
     brief = on_demand.chat("busy", "brief")
@@ -107,10 +107,12 @@ def test_who_leaves_while_it_waits_for_room_has_nothing_loaded(on_demand: LiveSe
     stream.close()
 
     assert (waiting["requests_waiting"], waiting["waits_because"]) == (1, "'busy' is in use")
+    assert (deletion.status_code, deletion.json()["error"]["code"]) == (409, "model_in_use")
     assert brief.json()["choices"][0]["message"]["content"] == "brief"
     assert '"model_evicted"' not in on_demand.log()
 
 
+@pytest.mark.live_keys("models.load_on_demand", "models.on_demand_models", "models.least_residency_sec")
 def test_each_setting_is_in_force_after_a_reload(on_demand: LiveServer) -> None:
     """Off, and not in the list: 404, which says how to load it. A long residency: 503 at once, with the time to come back."""
     for model_id in ("a", "b"):
