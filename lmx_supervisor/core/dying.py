@@ -79,6 +79,8 @@ class Dying:
         elif cause is not KillCause.STOP:
             self._roster.spare_died(incarnation, verdict, now)
         self._loading.send_waiting_loads(now)
+        # The places of its requests may be what others lacked, on other models.
+        self._serving.dispatch_if_due(now)
 
     def _slot_lost_its_worker(self, slot: Slot, incarnation: Incarnation, verdict: Verdict, now: float) -> None:
         self._forgive_after_sustained_service(slot, now)

@@ -42,6 +42,16 @@ def test_the_limit_for_all_models_holds_over_all_models() -> None:
     assert running(stage) == ["2", "3"]
 
 
+def test_a_worker_that_dies_gives_its_places_to_other_models_at_once() -> None:
+    """The request that it had waits for the restart; the one of another model need not wait for the next tick."""
+    stage = stage_with(max_concurrent_requests=1)
+    stage.ask("1", "m")
+    stage.ask("2", "n")
+    stage.die("m")
+
+    assert running(stage) == ["2"]
+
+
 def test_a_model_at_its_limit_holds_up_no_other_model() -> None:
     """What waits for a busy model holds no place of those for all models: another model's request passes it."""
     stage = stage_with(max_concurrent_requests=2, per_model_concurrency_limits={"m": 1})
