@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,16 @@ BAD_CHATS: dict[str, tuple[bytes, int, str | None]] = {
 }
 
 
-@pytest.fixture
-def served(server: LiveServer) -> LiveServer:
-    """A server with one model."""
-    server.script("m")
-    server.load("m")
-    return server
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """One server for all bad requests, with one model and no spare that would come to be meanwhile."""
+    running = LiveServer(tmp_path_factory.mktemp("served") / "home", environment={"LMX_MODELS__WARM_SPARE": "false"})
+    try:
+        running.start().load(running.script("m"))
+        yield running
+        assert running.stop() == 0, running.log()
+    finally:
+        running.abandon()
 
 
 @pytest.mark.parametrize("name", BAD_CHATS)
