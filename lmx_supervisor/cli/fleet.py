@@ -13,9 +13,22 @@ from lmx_supervisor.core.views import LoadProgressView, SpareView, WorkerView
 
 WORKERS_PATH = "/admin/workers"
 
-_HEADERS = ("MODEL", "BACKEND", "PID", "STATE", "UPTIME", "RESTARTS", "MEMORY", "REQUESTS", "TOK/S", "LAST EXIT")
-_NARROW_HEADERS = ("MODEL", "BACKEND", "PID", "STATE", "UP", "RST", "MEM", "REQ", "TOK/S", "EXIT")
-_SHRINK = (9, 0, 3)
+_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("MODEL", "MODEL"),
+    ("BACKEND", "BACKEND"),
+    ("PID", "PID"),
+    ("STATE", "STATE"),
+    ("UPTIME", "UP"),
+    ("RESTARTS", "RST"),
+    ("USED/RESERVED", "MEMORY"),
+    ("RUNNING", "RUN"),
+    ("WAITING", "WAIT"),
+    ("TOK/S", "TOK/S"),
+    ("LAST EXIT", "EXIT"),
+)
+"""Each heading, and what is left of it in a narrow terminal."""
+_FIRST_TO_GO = ("PID", "BACKEND")
+"""What a narrow terminal does not show rather than to cut the names of models; `--json` has it."""
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -52,23 +65,32 @@ def state_text(worker: WorkerView) -> str:
 
 
 def fleet_lines(fleet: Fleet, columns: int | None) -> list[str]:
-    """The table of `lmx ps`, shortened to `columns` characters where that is given."""
-    rows = [
-        (
-            worker.model_id,
-            worker.backend,
-            str(worker.pid or "-"),
-            state_text(worker),
-            short_duration(worker.uptime_seconds) if worker.pid else "-",
-            str(worker.restarts),
-            short_size(worker.footprint_bytes),
-            str(worker.requests_total),
-            f"{worker.tokens_per_second:.0f}",
-            worker.last_exit.reason if worker.last_exit else "-",
-        )
-        for worker in fleet.workers
-    ]
-    lines = table(_HEADERS, rows)
-    if columns is None or max(map(len, lines)) <= columns:
-        return lines
-    return table(_NARROW_HEADERS, rows, shrink=_SHRINK, columns=columns)
+    """The table of `lmx ps`, in at most `columns` characters where that is given."""
+    rows = [_row(worker) for worker in fleet.workers]
+    lines = table([heading for heading, _ in _COLUMNS], rows)
+    for left_out in range(len(_FIRST_TO_GO) + 1):
+        if columns is None or max(map(len, lines)) <= columns:
+            return lines
+        kept = [index for index, (heading, _) in enumerate(_COLUMNS) if heading not in _FIRST_TO_GO[:left_out]]
+        narrow = [_COLUMNS[index][1] for index in kept]
+        cells = [[row[index] for index in kept] for row in rows]
+        is_last = left_out == len(_FIRST_TO_GO)
+        shrink = (narrow.index("EXIT"), *((narrow.index("MODEL"), narrow.index("STATE")) if is_last else ()))
+        lines = table(narrow, cells, shrink=shrink, columns=columns)
+    return lines
+
+
+def _row(worker: WorkerView) -> tuple[str, ...]:
+    return (
+        worker.model_id,
+        worker.backend,
+        str(worker.pid or "-"),
+        state_text(worker),
+        short_duration(worker.uptime_seconds) if worker.pid else "-",
+        str(worker.restarts),
+        f"{short_size(worker.footprint_bytes)}/{short_size(worker.reserved_bytes or None)}",
+        f"{worker.requests_active}/{worker.concurrent_limit}",
+        str(worker.requests_waiting),
+        f"{worker.tokens_per_second:.0f}",
+        worker.last_exit.reason if worker.last_exit else "-",
+    )

@@ -21,6 +21,7 @@ COMMANDS = (
     "serve",
     "status",
     "ps",
+    "top",
     "ls",
     "pull",
     "rm",

@@ -15,6 +15,15 @@ def short_size(size_bytes: float | None) -> str:
     return f"{size_bytes:.0f}B"
 
 
+def short_wait(seconds: float | None) -> str:
+    """For example 4ms, 250ms, 1.2s or 34s; `-` for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f}ms"
+    return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
+
+
 def short_duration(seconds: float | None) -> str:
     """For example 12s, 4m, 3h or 2d, rounded down; `-` for None."""
     if seconds is None:

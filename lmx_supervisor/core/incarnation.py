@@ -43,6 +43,10 @@ class Incarnation:
     steps: int = -1
     tokens_decoded: int = 0
     tokens_per_second: float = 0.0
+    """Generated, from the heartbeat before the last to the last."""
+    tokens_prefilled: int = 0
+    prefill_tokens_per_second: float = 0.0
+    """Of prompts, in the same time."""
     footprint_bytes: int | None = None
     peak_footprint_bytes: int | None = None
     memory_curve: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=limits.MEMORY_CURVE_SAMPLES_MAX))
@@ -74,8 +78,10 @@ class Incarnation:
             self.steps = beat.steps
             self.last_progress_at = now
         if self.last_beat_at and now > self.last_beat_at:
-            self.tokens_per_second = max(0, beat.tokens_decoded - self.tokens_decoded) / (now - self.last_beat_at)
-        self.tokens_decoded = beat.tokens_decoded
+            seconds = now - self.last_beat_at
+            self.tokens_per_second = max(0, beat.tokens_decoded - self.tokens_decoded) / seconds
+            self.prefill_tokens_per_second = max(0, beat.tokens_prefilled - self.tokens_prefilled) / seconds
+        self.tokens_decoded, self.tokens_prefilled = beat.tokens_decoded, beat.tokens_prefilled
         self.last_beat_at = now
         self.note_footprint(beat.footprint_bytes)
         self.memory_curve.append((now, beat.footprint_bytes))

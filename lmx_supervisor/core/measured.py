@@ -15,7 +15,11 @@ class RequestTotals(msgspec.Struct, frozen=True, kw_only=True):
 class RecentOfModel(msgspec.Struct, frozen=True, kw_only=True):
     """One model's last minutes; None where nothing happened in them."""
 
+    queue_wait_p50_seconds: float | None = None
     queue_wait_p95_seconds: float | None = None
+    first_token_p50_seconds: float | None = None
+    """From arrival to the first text."""
+    first_token_p95_seconds: float | None = None
     error_ratio: float | None = None
     tokens_per_second: float | None = None
 

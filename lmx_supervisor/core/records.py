@@ -3,14 +3,14 @@
 `lmx_supervisor.runtime` provides it.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
-from lmx_supervisor.core.measured import Measured, RecentError
+from lmx_supervisor.core.measured import Measured, RecentError, RecentOfModel
 
 
 class JournalKind(StrEnum):
@@ -84,6 +84,9 @@ class Records(Protocol):
 
     def measured(self) -> Measured:
         """What is known of requests, as one document."""
+
+    def recent_of_models(self) -> Mapping[str, RecentOfModel]:
+        """The same of the last minutes, by the label of the model, without what only counts since the start."""
 
     def recent_errors(self) -> Sequence[RecentError]:
         """What went wrong lately, the newest first."""

@@ -75,6 +75,7 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         footprint_bytes=incarnation.footprint_bytes if incarnation else None,
         peak_footprint_bytes=incarnation.peak_footprint_bytes if incarnation else None,
         tokens_per_second=incarnation.tokens_per_second if incarnation else 0.0,
+        prefill_tokens_per_second=incarnation.prefill_tokens_per_second if incarnation else 0.0,
         requests_active=sum(1 for request_id in slot.running if _is_a_clients(state, request_id)),
         requests_waiting=len(slot.waiting),
         concurrent_limit=most_of_model(state, slot) if slot.state in SERVING else 0,

@@ -104,6 +104,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """What that judges by (docs/scheduling.md); None: nothing was heard since it changed last."""
     lanes: dict[Lane, LaneView] = {}
     """Its requests by lane."""
+    prefill_tokens_per_second: float = 0.0
+    """Of prompts, as `tokens_per_second` is of answers."""
 
 
 class SpareView(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,8 +23,14 @@ class Recent:
 
     def percentile_95(self, now: float) -> float:
         """The value that 95 % are not above; NaN when there is none."""
+        return self.percentiles(now)[1]
+
+    def percentiles(self, now: float) -> tuple[float, float]:
+        """The values that 50 % and 95 % are not above; NaN when there is none."""
         values = sorted(self._values(now))
-        return values[math.ceil(0.95 * len(values)) - 1] if values else math.nan
+        if not values:
+            return math.nan, math.nan
+        return values[math.ceil(0.5 * len(values)) - 1], values[math.ceil(0.95 * len(values)) - 1]
 
     def _values(self, now: float) -> list[float]:
         while self._samples and self._samples[0][0] < now - limits.METRIC_WINDOW_SECONDS:

@@ -62,6 +62,7 @@ class _Ending(Enum):
 @dataclass(slots=True)
 class _RecentOfModel:
     queue_wait_seconds: Recent = field(default_factory=Recent)
+    first_token_seconds: Recent = field(default_factory=Recent)
     failed_ratio: Recent = field(default_factory=Recent)
     tokens_per_second: Recent = field(default_factory=Recent)
 
@@ -147,6 +148,11 @@ class RequestMetrics:
         self.queue_wait.labels(model).observe(seconds)
         self._recent[model].queue_wait_seconds.add(seconds, self.now())
 
+    def began(self, model: str, seconds: float) -> None:
+        """An answer's first text came, `seconds` after its request."""
+        self.first_token.labels(model).observe(seconds)
+        self._recent[model].first_token_seconds.add(seconds, self.now())
+
     def ended(self, model: str, client: str | None, ending: _Ending, seconds: float, usage: Usage) -> None:
         """A request is over, `seconds` after its arrival."""
         recent, now = self._recent[model], self.now()
@@ -193,16 +199,14 @@ class RequestMetrics:
                 ended_per_second=self._ended_lately.per_second(now),
             ),
             models=_totals(self._model_requests, self._model_errors, self._model_tokens),
-            recent_of_models={
-                model: RecentOfModel(
-                    queue_wait_p95_seconds=_known(recent.queue_wait_seconds.percentile_95(now)),
-                    error_ratio=_known(recent.failed_ratio.mean(now)),
-                    tokens_per_second=_known(recent.tokens_per_second.mean(now)),
-                )
-                for model, recent in self._recent.items()
-            },
+            recent_of_models=self.recent_of_models(),
             clients=_totals(self._client_requests, self._client_errors, self._client_tokens),
         )
+
+    def recent_of_models(self) -> dict[str, RecentOfModel]:
+        """How the last minutes were, by the label of the model."""
+        now = self.now()
+        return {model: _recent_view(recent, now) for model, recent in self._recent.items()}
 
     def collect(self) -> Iterator[Metric]:
         """The gauges over the last `METRIC_WINDOW_SECONDS`; NaN where nothing happened in them."""
@@ -242,6 +246,18 @@ def _totals(requests: Counter, errors: Counter, tokens: Counter) -> dict[str, Re
         label: RequestTotals(requests=count, errors=errors_of.get(label, 0), completion_tokens=tokens_of.get(label, 0))
         for label, count in _values(requests).items()
     }
+
+
+def _recent_view(recent: _RecentOfModel, now: float) -> RecentOfModel:
+    waits, first_tokens = recent.queue_wait_seconds.percentiles(now), recent.first_token_seconds.percentiles(now)
+    return RecentOfModel(
+        queue_wait_p50_seconds=_known(waits[0]),
+        queue_wait_p95_seconds=_known(waits[1]),
+        first_token_p50_seconds=_known(first_tokens[0]),
+        first_token_p95_seconds=_known(first_tokens[1]),
+        error_ratio=_known(recent.failed_ratio.mean(now)),
+        tokens_per_second=_known(recent.tokens_per_second.mean(now)),
+    )
 
 
 def _known(value: float) -> float | None:
@@ -307,7 +323,7 @@ class RequestWatch:
     def _output(self, event: Text | Reasoning | ToolCallPart) -> None:
         now = self._metrics.now()
         if self._output_at is None:
-            self._metrics.first_token.labels(self._model).observe(now - self._arrived_at)
+            self._metrics.began(self._model, now - self._arrived_at)
         elif event.tokens > 0:
             self._inter_token.observe((now - self._output_at) / event.tokens)
         self._output_at = now

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lmx_protocol import limits
 from lmx_supervisor.catalog.disk_calls import DiskCalls
-from lmx_supervisor.core.measured import Measured, RecentError
+from lmx_supervisor.core.measured import Measured, RecentError, RecentOfModel
 from lmx_supervisor.core.records import JournalFile, JournalKind, LogPlaces, OutputMark, OutputReader
 from lmx_supervisor.observe.event_bus import EventBus
 from lmx_supervisor.observe.metrics import Metrics
@@ -40,6 +40,10 @@ class ServiceRecords:
     def measured(self) -> Measured:
         """What is known of requests, as one document."""
         return self._metrics.measured()
+
+    def recent_of_models(self) -> Mapping[str, RecentOfModel]:
+        """How the last minutes were, by model."""
+        return self._metrics.requests.recent_of_models()
 
     def recent_errors(self) -> Sequence[RecentError]:
         """What went wrong lately, the newest first."""

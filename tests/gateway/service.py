@@ -1,7 +1,7 @@
 """A small service in memory for the gateway's tests: it serves what a test feeds it, and remembers what it was asked."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -14,7 +14,7 @@ from lmx_supervisor.core.benchmark import Benchmark, BenchmarkOrder, BenchmarkRe
 from lmx_supervisor.core.crashes import CrashHeadline, CrashReport
 from lmx_supervisor.core.downloads.orders import Deletion, DownloadOrder, DownloadView, ModelOnItsWay
 from lmx_supervisor.core.load_profile import LoadProfile, settings_of
-from lmx_supervisor.core.measured import Measured, RecentError
+from lmx_supervisor.core.measured import Measured, RecentError, RecentOfModel
 from lmx_supervisor.core.predictor import PredictorView
 from lmx_supervisor.core.presets import PresetBook
 from lmx_supervisor.core.records import JournalFile, JournalKind, LogPlaces, OutputMark, OutputReader
@@ -119,6 +119,9 @@ class FedRecords:
 
     def measured(self) -> Measured:
         return self.measurements
+
+    def recent_of_models(self) -> Mapping[str, RecentOfModel]:
+        return self.measurements.recent_of_models
 
     def recent_errors(self) -> Sequence[RecentError]:
         return self.errors

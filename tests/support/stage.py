@@ -158,14 +158,16 @@ class Stage:
         self.loaded(model_id)
         self.canary(model_id)
 
-    def beat(self, model_id: str = "m", steps: int = 1, footprint_bytes: int = 1000) -> None:
+    def beat(
+        self, model_id: str = "m", steps: int = 1, footprint_bytes: int = 1000, *, prefilled: int = 0, decoded: int = 0
+    ) -> None:
         """A heartbeat."""
         beat = Beat(
             seq=1,
             phase=WorkerPhase.IDLE,
             steps=steps,
-            tokens_prefilled=0,
-            tokens_decoded=0,
+            tokens_prefilled=prefilled,
+            tokens_decoded=decoded,
             active=0,
             waiting=0,
             footprint_bytes=footprint_bytes,

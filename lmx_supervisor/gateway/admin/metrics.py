@@ -70,6 +70,7 @@ def _of_model(totals: RequestTotals, recent: RecentOfModel) -> dict[str, Any]:
         "errors": totals.errors,
         "completion_tokens": totals.completion_tokens,
         "queue_wait_sec": rounded(recent.queue_wait_p95_seconds),
+        "ttft_sec": rounded(recent.first_token_p95_seconds),
         "error_rate": rounded(recent.error_ratio),
         "tokens_per_second": rounded(recent.tokens_per_second),
     }

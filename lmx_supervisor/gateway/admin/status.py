@@ -7,8 +7,10 @@ from starlette.responses import Response
 
 from lmx_protocol import limits
 from lmx_protocol.states import Readiness, WorkerState
+from lmx_supervisor.core.measured import RecentOfModel
 from lmx_supervisor.core.service import HostMemory, Service
 from lmx_supervisor.core.views import FleetView
+from lmx_supervisor.gateway.admin.model_figures import figures_of
 from lmx_supervisor.gateway.admin.units import gigabytes
 from lmx_supervisor.gateway.probes import routable
 from lmx_supervisor.gateway.responses import json_response
@@ -27,6 +29,7 @@ class AdminStatus:
         """Everything an operator looks at first."""
         status, fleet = self._service.status(), self._service.fleet()
         models = [worker.model_id for worker in routable(fleet)]
+        recent = self._service.records.recent_of_models()
         return json_response(
             {
                 "version": VERSION,
@@ -39,6 +42,10 @@ class AdminStatus:
                 "draining": fleet.draining,
                 "loaded_models": len(models),
                 "models": models,
+                "per_model": {
+                    worker.model_id: figures_of(worker, recent.get(worker.model_id, RecentOfModel()))
+                    for worker in fleet.workers
+                },
                 "memory": _memory(status.memory, self._service),
                 "in_flight_requests": fleet.requests_in_flight,
                 "waiting_requests": fleet.requests_waiting,

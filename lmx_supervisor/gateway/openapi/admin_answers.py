@@ -285,6 +285,25 @@ class MemoryOut(Answer, frozen=True, kw_only=True):
     threshold_percent: float
 
 
+class FiguresOut(Answer, frozen=True, kw_only=True):
+    """What one model does right now; times of the last five minutes."""
+
+    state: WorkerState
+    running_requests: int
+    waiting_requests: int
+    concurrent_limit: int
+    tokens_per_second: float
+    prefill_tokens_per_second: float
+    ttft_p50_sec: float | None
+    ttft_p95_sec: float | None
+    queue_wait_p50_sec: float | None
+    queue_wait_p95_sec: float | None
+    memory_gb: float | None
+    peak_gb: float | None
+    reserved_gb: float | None
+    restarts: int
+
+
 class StatusOut(Answer, frozen=True, kw_only=True):
     """The service as a whole."""
 
@@ -297,6 +316,7 @@ class StatusOut(Answer, frozen=True, kw_only=True):
     draining: bool
     loaded_models: int
     models: list[str]
+    per_model: dict[str, FiguresOut]
     memory: MemoryOut
     in_flight_requests: int
     waiting_requests: int

@@ -89,6 +89,7 @@ class MeasuredModel(Answer, frozen=True, kw_only=True):
     errors: int
     completion_tokens: int
     queue_wait_sec: float | None
+    ttft_sec: float | None
     error_rate: float | None
     tokens_per_second: float | None
 

@@ -4,6 +4,7 @@ import httpx
 import msgspec
 
 from lmx_protocol.states import WorkerState
+from lmx_supervisor.core.measured import Measured, RecentOfModel
 from lmx_supervisor.core.views import WorkerView
 from tests.gateway.service import MODEL, FedService, worker_view
 
@@ -23,6 +24,36 @@ async def test_status_has_the_contracts_fields(client: httpx.AsyncClient) -> Non
     assert {"total_gb", "used_gb", "available_gb", "usage_percent", "threshold_percent"} | promised == set(status["memory"])
     assert (8.0, 90) == (status["memory"]["total_gb"], status["memory"]["threshold_percent"])
     assert {"version", "uptime_seconds", "loop_lag_seconds"} <= set(status)
+
+
+async def test_status_has_what_each_model_does_now(client: httpx.AsyncClient, service: FedService) -> None:
+    """In one call: places, line, speeds, times, memory and restarts of every slot; null where nothing was measured."""
+    busy = {"requests_active": 3, "requests_waiting": 2, "concurrent_limit": 4, "tokens_per_second": 80.5}
+    more = {"prefill_tokens_per_second": 900.0, "reserved_bytes": 2 * 1024**3, "restarts": 1}
+    service.workers = [msgspec.structs.replace(worker_view(), **busy, **more), worker_view("idle", WorkerState.LOADING)]
+    recent = RecentOfModel(
+        queue_wait_p50_seconds=0.1, queue_wait_p95_seconds=0.2, first_token_p50_seconds=0.3, first_token_p95_seconds=0.4
+    )
+    service.records.measurements = Measured(recent_of_models={MODEL: recent})
+    models = (await client.get("/admin/status")).json()["per_model"]
+
+    assert models[MODEL] == {
+        "state": "ready",
+        "running_requests": 3,
+        "waiting_requests": 2,
+        "concurrent_limit": 4,
+        "tokens_per_second": 80.5,
+        "prefill_tokens_per_second": 900.0,
+        "ttft_p50_sec": 0.3,
+        "ttft_p95_sec": 0.4,
+        "queue_wait_p50_sec": 0.1,
+        "queue_wait_p95_sec": 0.2,
+        "memory_gb": 1.0,
+        "peak_gb": 1.0,
+        "reserved_gb": 2.0,
+        "restarts": 1,
+    }
+    assert ("loading", None) == (models["idle"]["state"], models["idle"]["ttft_p95_sec"])
 
 
 async def test_the_performance_of_a_model_tells_how_its_limit_adapts(client: httpx.AsyncClient, service: FedService) -> None:

@@ -34,7 +34,10 @@ def test_the_fleet_fits_eighty_columns() -> None:
         load_progress=LoadProgressView(phase="weights", done=99, total=100, unit="bytes"),
         restarts=120,
         footprint_bytes=36 * 1024**3,
-        requests_total=1234567,
+        reserved_bytes=40 * 1024**3,
+        requests_active=12,
+        concurrent_limit=16,
+        requests_waiting=1024,
         tokens_per_second=1234.5,
         last_exit=ExitView(reason="signal SIGSEGV in native code", text="", at_unix_seconds=0.0),
     )
@@ -42,6 +45,18 @@ def test_the_fleet_fits_eighty_columns() -> None:
     assert all(len(line) <= 80 for line in lines)
     assert "loading 99%" in lines[1]
     assert lines[1].startswith("mlx")
+    assert "36G/40G" in lines[1]
+    assert "12/16  1024" in lines[1]
+
+
+def test_a_narrow_fleet_gives_up_columns_before_names() -> None:
+    """What `--json` has too is left out rather than a model's name cut in two; with room it is there."""
+    calm = worker("smollm2-135m-instruct", reserved_bytes=1024**3, last_exit=None)
+    wide, narrow = (fleet_lines(Fleet(workers=(calm,)), columns=columns) for columns in (120, 80))
+
+    assert "PID" in wide[0] and "4242" in wide[1]
+    assert "PID" not in narrow[0] and "4242" not in narrow[1]
+    assert narrow[1].startswith("smollm2-135m-instruct  ")
 
 
 def test_the_fleet_says_everything_when_there_is_room() -> None:
@@ -55,9 +70,23 @@ def test_the_fleet_says_everything_when_there_is_room() -> None:
         last_exit=None,
         readiness=ReadinessView(state=Readiness.LOADING),
     )
-    lines = fleet_lines(Fleet(workers=(worker(), waiting)), columns=None)
-    assert lines[1].split() == ["tiny", "llamacpp", "4242", "ready", "2h", "1", "300M", "12", "81", "signal", "SIGKILL"]
-    assert lines[2].split() == ["down", "llamacpp", "-", "backoff", "4s", "-", "1", "-", "12", "81", "-"]
+    serving = worker(reserved_bytes=512 * 1024**2, concurrent_limit=4, requests_waiting=3)
+    lines = fleet_lines(Fleet(workers=(serving, waiting)), columns=None)
+    assert lines[1].split() == [
+        "tiny",
+        "llamacpp",
+        "4242",
+        "ready",
+        "2h",
+        "1",
+        "300M/512M",
+        "0/4",
+        "3",
+        "81",
+        "signal",
+        "SIGKILL",
+    ]
+    assert lines[2].split() == ["down", "llamacpp", "-", "backoff", "4s", "-", "1", "-/-", "0/0", "0", "81", "-"]
 
 
 def test_a_fleet_of_another_version_is_told_as_such() -> None:

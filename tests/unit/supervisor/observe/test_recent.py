@@ -24,6 +24,12 @@ def test_the_percentile_is_a_value_that_was_measured(values: list[float], percen
     assert _recent(values[::-1]).percentile_95(0.0) == percentile
 
 
+def test_the_median_comes_with_it() -> None:
+    """Half of the values are not above it; of nothing there is neither."""
+    assert _recent([4.0, 1.0, 3.0, 2.0]).percentiles(0.0) == (2.0, 4.0)
+    assert all(map(math.isnan, Recent().percentiles(0.0)))
+
+
 def test_what_is_older_than_the_window_does_not_count() -> None:
     """Once the window has passed without a sample there is nothing to say, and that is NaN, not zero."""
     recent = _recent([4.0])

@@ -230,6 +230,8 @@ def test_one_document_says_what_the_scrape_says(measured: Measured) -> None:
     watch = measured.watch(client_id="me", stream=True)
     measured.now = 0.5
     watch.leased()
+    measured.now = 0.75
+    watch.delivered(_text())
     measured.now = 1.0
     watch.delivered(_finished(tokens=5, decode_seconds=2.0))
     measured.ask(_failed(ErrorCode.WORKER_LOST))
@@ -258,5 +260,11 @@ def test_one_document_says_what_the_scrape_says(measured: Measured) -> None:
         said.recent_of_models["m"].queue_wait_p95_seconds,
         said.recent_of_models["m"].error_ratio,
         said.recent_of_models["m"].tokens_per_second,
+    )
+    assert said.recent_of_models == measured.metrics.recent_of_models()
+    assert (0.75, 0.75, 0.5) == (
+        said.recent_of_models["m"].first_token_p50_seconds,
+        said.recent_of_models["m"].first_token_p95_seconds,
+        said.recent_of_models["m"].queue_wait_p50_seconds,
     )
     assert (1, 0, 5) == (said.clients["me"].requests, said.clients["me"].errors, said.clients["me"].completion_tokens)
