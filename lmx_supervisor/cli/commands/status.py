@@ -1,6 +1,8 @@
 """`lmx status`: how the service is, and waiting until it is ready."""
 
+import textwrap
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -11,7 +13,7 @@ from lmx_supervisor.cli import options
 from lmx_supervisor.cli.client import Client
 from lmx_supervisor.cli.failures import CommandFailure, NoAnswer, NoServer
 from lmx_supervisor.cli.quantities import short_duration
-from lmx_supervisor.cli.terminal import print_json, remark
+from lmx_supervisor.cli.terminal import print_json, remark, terminal_columns
 
 STATUS_PATH = "/admin/status"
 
@@ -69,11 +71,14 @@ def status(
         if as_json:
             print_json({**document, "url": client.url, "ready": unready is None, "reason": unready})
         else:
-            print("\n".join(status_lines(client.url, unready, document)))
+            print("\n".join(status_lines(client.url, unready, document, terminal_columns())))
 
 
-def status_lines(url: str, unready: str | None, document: Any) -> list[str]:
-    """The text for people. Raises `NoAnswer` when the document has another shape than the server gives it."""
+def status_lines(url: str, unready: str | None, document: Any, columns: int | None) -> list[str]:
+    """The text for people, the names of the models in lines of `columns` characters where that is given.
+
+    Raises `NoAnswer` when the document has another shape than the server gives it.
+    """
     try:
         service = msgspec.convert(document, Status)
     except msgspec.ValidationError as error:
@@ -82,10 +87,18 @@ def status_lines(url: str, unready: str | None, document: Any) -> list[str]:
     return [
         f"LMX {service.version} at {url}, " + ("ready" if unready is None else f"not ready: {unready}"),
         f"uptime    {short_duration(service.uptime_seconds)}",
-        f"models    {', '.join(service.models) or 'none'}",
+        *_models(service.models, columns),
         f"requests  {service.in_flight_requests} in flight" + _limits(service),
         f"memory    {memory.used_gb:.1f} of {memory.total_gb:.1f} GB used ({memory.usage_percent:.0f} %)" + _budget(memory),
+        *(["shedding  requests are refused until less memory is in use"] if memory.load_shedding else []),
     ]
+
+
+def _models(models: Sequence[str], columns: int | None) -> list[str]:
+    text = f"models    {', '.join(models) or 'none'}"
+    if columns is None:
+        return [text]
+    return textwrap.wrap(text, columns, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False)
 
 
 def _limits(service: Status) -> str:
@@ -96,8 +109,7 @@ def _limits(service: Status) -> str:
 def _budget(memory: Memory) -> str:
     if memory.free_gb is None:
         return ""
-    shares = f", {memory.reserved_gb:.1f} GB reserved for models, {memory.free_gb:.1f} GB free for more"
-    return shares + ("; requests are refused until it is less" if memory.load_shedding else "")
+    return f", {memory.reserved_gb:.1f} GB reserved, {memory.free_gb:.1f} GB free"
 
 
 def _wait_until_ready(url: str | None, admin_key: str | None, wait_seconds: float) -> None:

@@ -109,7 +109,7 @@ def _lines(document: Mapping[str, Any]) -> list[str]:
     ]
     headers = ("", "SETTINGS", "TOKENS/S", "FIRST TOKEN", "FAILED", "SCORE")
     lines = table(headers, rows, shrink=(1,), columns=terminal_columns())
-    return [*lines, f"{document['model_id']} is loaded with {_settings(best)} from its next load on"]
+    return [*lines, f"kept for its next loads: {_settings(best)}"]
 
 
 def _settings(profile: Mapping[str, Any]) -> str:

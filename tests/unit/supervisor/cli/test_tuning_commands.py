@@ -85,7 +85,7 @@ def test_a_tuned_model_shows_its_candidates(server: StandIn, lmx: Lmx) -> None:
     assert failed.split()[-1] == "-50.0"
     assert best.startswith("*")
     assert "slots=8" in best
-    assert "m is loaded with slots=8 from its next load on" == last
+    assert "kept for its next loads: slots=8" == last
     assert all(len(line) <= 80 for line in result.out.splitlines())
 
 
