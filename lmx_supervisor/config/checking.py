@@ -1,12 +1,21 @@
 """A raw value against the type of its key; what is wrong with it is told for the very entry, and never shows a secret."""
 
 import difflib
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
 from lmx_supervisor.config.error import ConfigError, unknown
-from lmx_supervisor.config.keys import Key, all_keys, holds_secret, in_words, literal_spelling, takes_text, variable_of
+from lmx_supervisor.config.keys import (
+    Key,
+    all_keys,
+    holds_secret,
+    in_words,
+    literal_spelling,
+    name_in_words,
+    takes_text,
+    variable_of,
+)
 from lmx_supervisor.config.predecessor import OLD_KEYS
 from lmx_supervisor.config.sources import COMMAND_LINE, ENVIRONMENT, FLAGS
 
@@ -16,11 +25,13 @@ _SHOWN_VALUE_CHARACTERS_MAX = 80
 def checked(key: Key, raw: Any, source: str, written_as: str) -> Any:
     """The value of a key that is written under this name there. Raises `ConfigError`."""
     name = name_at(source, written_as)
-    entries = _entry_type(key.annotation)
-    if entries is None or not isinstance(raw, dict):
-        return _converted(source, name, key.annotation, raw, key.expected)
-    for entry_name, entry in raw.items():
-        _check_entry(source, f"{name}.{entry_name}", entries, entry)
+    plain = _without_bounds(key.annotation)
+    if isinstance(raw, dict) and get_origin(plain) is dict:
+        names, entries = get_args(plain)
+        for entry_name, entry in raw.items():
+            _check_entry_name(source, f"{name}.{entry_name}", names, entry_name)
+            if isinstance(entries, type) and issubclass(entries, msgspec.Struct):
+                _check_entry(source, f"{name}.{entry_name}", entries, entry)
     return _converted(source, name, key.annotation, raw, key.expected)
 
 
@@ -39,12 +50,17 @@ def key_of(dotted: str) -> str:
     return key or dotted
 
 
-def _entry_type(annotation: Any) -> type[msgspec.Struct] | None:
-    """The struct that each value of a map has to be; None for everything else."""
-    if get_origin(annotation) is not dict:
-        return None
-    entry = get_args(annotation)[1]
-    return entry if isinstance(entry, type) and issubclass(entry, msgspec.Struct) else None
+def _without_bounds(annotation: Any) -> Any:
+    """`dict[...]` of `Annotated[dict[...], bounds]`."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _check_entry_name(source: str, name: str, kind: Any, entry_name: Any) -> None:
+    """The names of a map's entries are chosen by the operator, within bounds. Raises `ConfigError`."""
+    try:
+        msgspec.convert(entry_name, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(source, name, f"cannot be called that: expected {name_in_words(kind)}") from error
 
 
 def _check_entry(source: str, name: str, kind: type[msgspec.Struct], raw: Any) -> None:

@@ -179,6 +179,14 @@ def in_words(kind: Type) -> str:
             raise TypeError(f"the schema uses {kind}, which nothing here can describe")
 
 
+def name_in_words(annotation: Any) -> str:
+    """What the name of a map's entry must be, for people."""
+    kind = msgspec.inspect.type_info(annotation)
+    assert isinstance(kind, StrType), "entries are named by texts"
+    most = f", of at most {kind.max_length} characters" if kind.max_length is not None else ""
+    return ("a text that is not empty" if kind.pattern is None else _TEXTS_IN_WORDS[kind.pattern]) + most
+
+
 def literal_spelling(annotation: Any, value: Any) -> Any:
     """`value` in the schema's own capitals where the key is a choice of words: `debug` means DEBUG."""
     if get_origin(annotation) is Literal and isinstance(value, str):

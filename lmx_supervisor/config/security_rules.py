@@ -47,7 +47,7 @@ def _equal_keys(security: SecurityConfig) -> Iterator[BrokenRule]:
         dotted = f"security.inference_keys.{name}"
         digest = digest_of(key)
         if digest in taken:
-            yield BrokenRule(dotted, dotted, f"is the same key as {taken[digest]}")
+            yield BrokenRule(dotted, dotted, f"is the same key as {taken[digest]}; give each its own")
         taken[digest] = name
 
 

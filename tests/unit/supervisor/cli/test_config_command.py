@@ -1,6 +1,7 @@
 """`lmx config`, `doctor` and `quarantine` in a terminal of 80 columns, as JSON, and by their exit statuses."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -92,6 +93,17 @@ def test_a_broken_configuration_in_both_forms(lmx: Lmx, home: Path) -> None:
         "suggestion": "server.port",
     }
     assert (lmx("config", "show").status, lmx("config", "path").out) == (1, f"{home}/config.yaml\n")
+
+
+def test_the_server_does_not_start_with_it(home: Path) -> None:
+    """`lmx serve` ends at once with the same line and status 1, and leaves the home as it was."""
+    file = home / "named.yaml"
+    command = [sys.executable, "-m", "lmx_supervisor", "serve", "--config", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    reason = "no such file; put it there, or name another one with --config or LMX_CONFIG"
+
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"lmx serve: {file}: {reason}\n")
+    assert list(home.iterdir()) == []
 
 
 def test_a_doctors_report_fits_eighty_columns() -> None:

@@ -12,6 +12,7 @@ from lmx_supervisor.config.error import ConfigError
 from lmx_supervisor.config.load import load_config
 
 A_FILE = "it must be a file that the user of the service may read"
+A_NAME = "expected a text that is not empty"
 KEY = "expected a text of printable ASCII characters without spaces or null"
 ONE_PROCESS = "one process serves all clients, and every model has a process of its own"
 OR_OTHERS = "or security.inference_keys, or security.supabase_jwt_enabled"
@@ -77,6 +78,9 @@ IN_A_YAML_FILE = [
         "routing: {aliases: {'preset:x': [m]}}",
         "routing.aliases.preset:x: an alias cannot be called that: `preset:` begins the name of a preset",
     ),
+    ("routing: {aliases: {'': [m]}}", f"routing.aliases.: cannot be called that: {A_NAME}, of at most 128 characters"),
+    ("routing: {aliases: {7: [m]}}", f"routing.aliases.7: cannot be called that: {A_NAME}, of at most 128 characters"),
+    ("models: {paths: {'': /a}}", f"models.paths.: cannot be called that: {A_NAME}, of at most 4096 characters"),
     # Keys that contradict each other.
     ("security: {profile: cloud}", "security.admin_key: must be set, because security.profile is cloud"),
     (
