@@ -140,22 +140,28 @@ def test_a_shorter_patience_ends_waits_and_the_status_shows_the_limit_in_force(c
 
 
 def test_lanes_order_those_who_wait_and_metrics_tell(serve: Callable[..., LiveServer]) -> None:
-    """The interactive request that came last is answered first, and what waits is counted by lane."""
+    """The interactive request that came last gets the place first, and what waits is counted by lane."""
     server = serve(LMX_MODELS__SLOTS="1")
     server.script("m", "answers: [{contains: long, pieces: ['on '], tokens: 1000000, token_seconds: 0.02}, {pieces: [brief]}]")
     server.load("m")
-    order: list[str] = []
+
+    def lanes() -> dict[str, Any]:
+        return dict(server.worker("m")["lanes"])
+
     with others(server) as ask:
-        stream = endless_stream(server, "m")
-        with stream:
-            for lane in ("throughput", "interactive"):
-                ask("m", **{"X-Serving-Lane": lane}).add_done_callback(lambda _, lane=lane: order.append(lane))
-            lanes: dict[str, Any] = server.worker("m")["lanes"]
+        with endless_stream(server, "m"):
+            patient = ask("m", **{"X-Serving-Lane": "throughput"})
+            urgent = ask("m", "a long one", **{"X-Serving-Lane": "interactive", "X-Request-ID": "urgent"})
+            waiting = lanes()
             metrics = server.http.get("/admin/metrics").text
-    assert [lanes[lane]["waiting"] for lane in ("interactive", "normal", "throughput")] == [1, 0, 1]
+        wait_until(lambda: lanes()["interactive"]["running"] == 1, 10.0, "the interactive request to have the place")
+        then = lanes()
+        server.http.post("/v1/requests/urgent/cancel").raise_for_status()
+        statuses = (urgent.result().status_code, patient.result().status_code)
+    assert [waiting[lane]["waiting"] for lane in ("interactive", "normal", "throughput")] == [1, 0, 1]
     assert 'lmx_model_waiting_requests{lane="interactive",model="m"} 1.0' in metrics
     assert 'lmx_model_concurrent_limit{model="m"} 1.0' in metrics
-    assert order == ["interactive", "throughput"]
+    assert (then["throughput"]["waiting"], statuses) == (1, (499, 200))
 
 
 def test_a_client_that_said_how_long_it_waits_is_told_in_time(serve: Callable[..., LiveServer]) -> None:
