@@ -1,8 +1,9 @@
 """GGUF files for the tests, and the demo model loaded small."""
 
+import struct
 from pathlib import Path
 
-from gguf import GGUFWriter
+from gguf import GGUFValueType, GGUFWriter
 
 from lmx_protocol.messages import ModelSpec
 from lmx_protocol.states import ModelFormat
@@ -32,6 +33,16 @@ def load_demo(*, cells: int | None = None) -> LlamaCppBackend:
     backend = LlamaCppBackend(cells=cells)
     backend.load(spec_of(smollm2_gguf()), lambda *_: None)
     return backend
+
+
+def copy_with_context(source: Path, target: Path, tokens: int) -> Path:
+    """A copy of a llama model that says it was trained for another length: what it computes beyond its own makes no sense."""
+    key = b"llama.context_length" + struct.pack("<I", GGUFValueType.UINT32)
+    data = bytearray(source.read_bytes())
+    at = data.index(key) + len(key)
+    data[at : at + 4] = struct.pack("<I", tokens)
+    target.write_bytes(data)
+    return target
 
 
 def write_header_only_gguf(path: Path, architecture: str) -> Path:
