@@ -11,7 +11,16 @@ from msgspec import Meta
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import TOOL_CALLS_MAX
-from lmx_protocol.states import FinishReason, ModelFormat, ModelTask, OutputKind, RankMethod, ToolMode, WorkerPhase
+from lmx_protocol.states import (
+    ComputeSharing,
+    FinishReason,
+    ModelFormat,
+    ModelTask,
+    OutputKind,
+    RankMethod,
+    ToolMode,
+    WorkerPhase,
+)
 
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 """What workers count. A peer that lies with a negative number is caught where it is decoded, not where somebody adds it up."""
@@ -65,6 +74,7 @@ class ModelFacts(Wire, frozen=True, kw_only=True):
     embedding_dimensions: Count = 0
     unsupported_fields: tuple[str, ...] = ()
     """Names of `Sampling` and `GenerateRequest` fields this backend refuses."""
+    sharing: ComputeSharing = ComputeSharing.NOTHING
 
 
 class ToolCall(Wire, frozen=True, kw_only=True):
@@ -352,7 +362,15 @@ class Shutdown(Wire, frozen=True, kw_only=True, tag="bye"):
     """How much of the grace they may take."""
 
 
-ToWorker = Load | Begin | Cancel | Credit | Shutdown
+class Grant(Wire, frozen=True, kw_only=True, tag="grt"):
+    """How much of the host a loaded worker may use from its next step on, because others compute beside it."""
+
+    threads: Annotated[int, Meta(ge=1, le=4096)]
+    prefill_ratio: Annotated[float, Meta(ge=0.001, le=1)] = 1.0
+    """Of the time, what may go into prompts; 1: as much as it likes."""
+
+
+ToWorker = Load | Begin | Cancel | Credit | Grant | Shutdown
 
 # --- worker → supervisor ----------------------------------------------------------------------------------------------------
 

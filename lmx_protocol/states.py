@@ -100,6 +100,17 @@ class RankMethod(StrEnum):
     """The angle between the vectors that an embedding model gives them."""
 
 
+class ComputeSharing(StrEnum):
+    """What a loaded model can be given less of, so that others on the same host compute beside it."""
+
+    THREADS = "threads"
+    """It computes on the processor, with as many threads as it is told."""
+    TIME = "time"
+    """It computes on what it cannot be given a part of; it can only rest between two pieces of a prompt."""
+    NOTHING = "nothing"
+    """It takes nothing worth sharing."""
+
+
 class ModelFormat(StrEnum):
     """How a model lies on disk, which decides the backends that can serve it."""
 

@@ -22,11 +22,12 @@ from lmx_supervisor.config.load import LoadedConfig, Origin
 from lmx_supervisor.config.redact import secret_values
 from lmx_supervisor.config.schema import Config, models_directory
 from lmx_supervisor.core.downloads.state import Download
-from lmx_supervisor.core.events import PeakKnown, SafeModeKnown
+from lmx_supervisor.core.events import PeakKnown, ProcessorsCounted, SafeModeKnown
 from lmx_supervisor.core.policy import policy_of
 from lmx_supervisor.core.startup import StartupDecision, decide_startup
 from lmx_supervisor.observe.log_format import Redaction
 from lmx_supervisor.observe.logs import set_log_level
+from lmx_supervisor.observe.processors import count_processors
 from lmx_supervisor.runtime.accesses import AccessKeeper, SavedAccesses, accesses_known, read_accesses
 from lmx_supervisor.runtime.atomic_file import ReadDocument, read_document, remove_leftovers
 from lmx_supervisor.runtime.boot_sweep import sweep
@@ -106,6 +107,7 @@ async def running_service(
         past = _look_back(home, loaded, directory, copies)
         prefixes = PrefixDisk(home, lambda: live.config)
         supervisor = Supervisor(policy_of(config), _timing(config, prefixes), run_dir)
+        supervisor.post(ProcessorsCounted(count_processors()))
         for saved in past.state.document.quarantine if past.state.document else ():
             supervisor.post(quarantine_known(saved))
         for peak in past.state.document.memory_peaks if past.state.document else ():

@@ -34,6 +34,7 @@ class _Entry:
     prepared: AnyPrepared | None = None
     running: bool = False
     paused: bool = False
+    decodes: bool = False
 
 
 class Batch:
@@ -59,6 +60,11 @@ class Batch:
         """Whether a step would do anything: a request runs unpaused, or one could be admitted."""
         runs = any(entry.running and not entry.paused for entry in self._entries.values())
         return runs or (bool(self._waiting) and self._backend.has_room())
+
+    @property
+    def decodes(self) -> bool:
+        """Whether a step would bring somebody's next token."""
+        return any(entry.running and entry.decodes and not entry.paused for entry in self._entries.values())
 
     @property
     def computing(self) -> bool:
@@ -151,7 +157,10 @@ class Batch:
     def apply(self, deltas: list[Delta], now: float) -> None:
         """Put what a step did into the streams."""
         for delta in deltas:
-            stream = self._entries[delta.request_id].stream
+            entry = self._entries[delta.request_id]
+            stream = entry.stream
+            if isinstance(delta, TextDelta | ReasoningDelta | ToolCallDelta):
+                entry.decodes = True
             match delta:
                 case TextDelta():
                     stream.add_text(delta.text, delta.tokens, now, delta.logprobs)

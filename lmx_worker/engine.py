@@ -12,6 +12,7 @@ from lmx_protocol.messages import (
     Cancel,
     Credit,
     Goodbye,
+    Grant,
     Imported,
     Load,
     Loaded,
@@ -26,6 +27,7 @@ from lmx_worker.batch import Batch
 from lmx_worker.inbox import Command, Counted, Inbox, PrepareFailed
 from lmx_worker.memory import footprint_bytes
 from lmx_worker.outbox import Outbox
+from lmx_worker.pacing import PrefillPacing
 from lmx_worker.prefixes.keeping import fill_shelf, open_shelf
 from lmx_worker.prefixes.shelf import Shelf
 from lmx_worker.prepare import Preparer
@@ -47,6 +49,7 @@ class Engine:
         self._preparer = preparer
         self._vitals = vitals
         self._batch = Batch(backend)
+        self._pacing = PrefillPacing()
         self._order: Load | None = None
         self._shelf: Shelf | None = None
         self._stop_order: Shutdown | None = None
@@ -112,7 +115,7 @@ class Engine:
             self._apply(commands)
             # Ends and refusals do not wait for a step, which may be a long prefill chunk.
             self._send(self._batch.collect(time.monotonic()))
-        if self._batch.can_step and not self._outbox.backlogged:
+        if self._batch.can_step and not self._outbox.backlogged and not self._rest_seconds():
             self._vitals.phase = WorkerPhase.GENERATING
             self._step()
         self._send(self._batch.collect(time.monotonic()))
@@ -121,9 +124,14 @@ class Engine:
         self._vitals.phase = WorkerPhase.GENERATING if self._batch.computing else WorkerPhase.IDLE
 
     def _step(self) -> None:
+        started_at = time.monotonic()
+        prefilled_tokens = self._backend.stats().tokens_prefilled
+        self._backend.limit_prefill(self._pacing.tokens_allowed(started_at))
         try:
             deltas = self._batch.step()
-            self._batch.apply(deltas, time.monotonic())
+            stepped_at = time.monotonic()
+            self._batch.apply(deltas, stepped_at)
+            self._pacing.stepped(self._backend.stats().tokens_prefilled - prefilled_tokens, started_at, stepped_at)
         except Exception as error:
             self._has_failed = True
             self._step_failures += 1
@@ -141,10 +149,16 @@ class Engine:
         """How long the next look into the inbox may block: not at all while there is something to compute."""
         if self._outbox.backlogged:
             return _BACKLOG_POLL_SECONDS
-        if self._batch.can_step:
-            return 0
         flush_at = self._batch.flush_at
-        return None if flush_at is None else max(0.0, flush_at - time.monotonic())
+        flush_seconds = None if flush_at is None else max(0.0, flush_at - time.monotonic())
+        if self._batch.can_step:
+            rest_seconds = self._rest_seconds()
+            return rest_seconds if flush_seconds is None else min(rest_seconds, flush_seconds)
+        return flush_seconds
+
+    def _rest_seconds(self) -> float:
+        """How long to leave the host to others, because there is nothing to do but prompts."""
+        return 0.0 if self._batch.decodes else self._pacing.rest_seconds(time.monotonic())
 
     def _apply(self, commands: list[Command]) -> None:
         for command in commands:
@@ -163,6 +177,9 @@ class Engine:
                     self._batch.cancel(command.request_id)
                 case Credit():
                     self._batch.grant(command)
+                case Grant():
+                    self._pacing.ratio = command.prefill_ratio
+                    self._backend.use_threads(command.threads)
                 case Load():
                     self._order = command
                 case Shutdown():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lmx_protocol.errors import ProtocolViolation
 from lmx_protocol.limits import INBOX_COMMANDS_MAX
-from lmx_protocol.messages import Begin, Cancel, Credit, Load, Shutdown
+from lmx_protocol.messages import Begin, Cancel, Credit, Grant, Load, Shutdown
 from lmx_worker.backends.base import AnyPrepared, RequestError
 
 
@@ -26,7 +26,7 @@ class Counted:
     tokens: int
 
 
-Command = Load | Begin | Cancel | Credit | Shutdown | AnyPrepared | PrepareFailed | Counted
+Command = Load | Begin | Cancel | Credit | Grant | Shutdown | AnyPrepared | PrepareFailed | Counted
 
 
 class Inbox:

@@ -185,6 +185,13 @@ class HostMemoryRead:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessorsCounted:
+    """How many cores this host has for us."""
+
+    processors: int
+
+
+@dataclass(frozen=True, slots=True)
 class PeakKnown:
     """What a model, loaded in a certain way, cost at its peak before this start."""
 
@@ -229,6 +236,7 @@ Event = (
     | Exited
     | MemoryChecked
     | HostMemoryRead
+    | ProcessorsCounted
     | PeakKnown
     | AccessesKnown
     | SafeModeKnown

@@ -26,6 +26,7 @@ from lmx_protocol.version import PROTOCOL_VERSION, is_compatible
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core import quarantine
 from lmx_supervisor.core.actions import Action, AllStopped
+from lmx_supervisor.core.arbiter import Arbiter
 from lmx_supervisor.core.containment import Containment
 from lmx_supervisor.core.dying import Dying
 from lmx_supervisor.core.exit_reason import ExitObservation, KillCause
@@ -59,6 +60,7 @@ class Fleet:
         self._memory = MemoryWatch(self._state, self._roster, self._serving)
         self._unloading = Unloading(self._state, self._loading, self._serving)
         self._host = HostWatch(self._state)
+        self._arbiter = Arbiter(self._state)
         self._warm_pool = WarmPool(self._state, self._loading)
         self._on_demand = OnDemand(self._state, self._loading, self._serving)
         self._containment = Containment(self._state)
@@ -85,6 +87,7 @@ class Fleet:
             e.Exited: self._dying.exited,
             e.MemoryChecked: self._loading.memory_checked,
             e.HostMemoryRead: lambda event, _: self._host.read(event),
+            e.ProcessorsCounted: self._processors_counted,
             e.PeakKnown: lambda event, _: self._state.peaks.note(event.digest, event.peak_bytes),
             e.AccessesKnown: lambda event, _: self._state.predictor.remember(event.history, event.total),
             e.SafeModeKnown: self._safe_mode_known,
@@ -111,6 +114,7 @@ class Fleet:
         self._handlers[type(event)](event, now)
         self._unloading.settle_evictions(now)
         self._on_demand.look(now)
+        self._arbiter.settle()
         for change in self._readiness.changes(self._state.slots):
             self._state.emit(change)
         self._tell_if_all_stopped()
@@ -129,6 +133,9 @@ class Fleet:
             else:
                 self._loading.drain_slot(slot, self._drain_until, now, "the service is shutting down")
         self._roster.dismiss_unused_spares(now)
+
+    def _processors_counted(self, event: e.ProcessorsCounted, now: float) -> None:
+        self._state.processors = event.processors
 
     def _safe_mode_known(self, _: e.SafeModeKnown, now: float) -> None:
         self._state.safe_mode = True

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from lmx_protocol import limits
-from lmx_protocol.messages import Beat
+from lmx_protocol.messages import Beat, Grant
 from lmx_supervisor.core.exit_reason import KillCause
 
 
@@ -51,6 +51,8 @@ class Incarnation:
     peak_footprint_bytes: int | None = None
     memory_curve: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=limits.MEMORY_CURVE_SAMPLES_MAX))
     """Monotonic second and footprint in bytes of the last heartbeats."""
+    grant: Grant | None = None
+    """What it was told last to use of the host; None: nothing yet."""
     memory_mark: int = 0
     """How close it is to the memory it may cost, as `memory_watch.MemoryMark`; above 0 it gets no new requests."""
     retire_by: float | None = None

@@ -158,6 +158,7 @@ class Serving:
         entry.leased_at = now
         entry.next_seq = 0
         slot.running.add(entry.request_id)
+        self._state.compute_changed = True
         message = Begin(request=entry.request, credit_frames=limits.CREDIT_FRAMES, credit_bytes=limits.CREDIT_BYTES)
         self._state.emit(Send(slot.incarnation, message))
 
@@ -218,7 +219,7 @@ class Serving:
 
     def _begun(self, slot: Slot, entry: Entry, now: float) -> None:
         """The first text is there: what it took says how loaded the model is."""
-        entry.has_begun = True
+        entry.has_begun = self._state.compute_changed = True
         seconds = now - entry.leased_at
         slot.pace.first_text(seconds)
         latency_seconds = latency_of(seconds, entry.computed_tokens)
@@ -227,7 +228,7 @@ class Serving:
     def _close(self, slot: Slot, entry: Entry) -> None:
         self._state.ledger.end(entry.request_id)
         slot.running.discard(entry.request_id)
-        self._is_due = True
+        self._is_due = self._state.compute_changed = True
 
     # --- ending early -------------------------------------------------------------------------------------------------
 
@@ -309,7 +310,7 @@ class Serving:
 
     def worker_lost(self, slot: Slot, incarnation: Incarnation, *, will_return: bool, text: str, now: float) -> None:
         """A worker died with requests: each is told, cancelled or replayed once, the oldest first in line again."""
-        self._is_due = True
+        self._is_due = self._state.compute_changed = True
         replayed: list[Entry] = []
         for entry in self._state.ledger.of_incarnation(incarnation.name):
             slot.running.discard(entry.request_id)

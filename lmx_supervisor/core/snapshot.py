@@ -78,6 +78,8 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         prefill_tokens_per_second=incarnation.prefill_tokens_per_second if incarnation else 0.0,
         requests_active=sum(1 for request_id in slot.running if _is_a_clients(state, request_id)),
         requests_waiting=len(slot.waiting),
+        threads=incarnation.grant.threads if incarnation and incarnation.grant else None,
+        prefill_ratio=incarnation.grant.prefill_ratio if incarnation and incarnation.grant else 1.0,
         concurrent_limit=most_of_model(state, slot) if slot.state in SERVING else 0,
         places_held_back=slot.adaptive.held_back,
         latency_p95_seconds=slot.adaptive.latency_p95_seconds,

@@ -34,6 +34,10 @@ class FleetState:
     """The host is so full that only what relieves or explains the pressure is let in."""
     peaks: Peaks = field(default_factory=Peaks)
     predictor: Predictor = field(default_factory=Predictor)
+    processors: int = 1
+    """Cores that this host has for us."""
+    compute_changed: bool = False
+    """Requests got a worker, their first text or their end since the arbiter looked."""
     safe_mode: bool = False
     """Nothing is loaded unasked in this run."""
 

@@ -96,6 +96,10 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """What its load was tuned by, and what its requests default to."""
     profile: ProfileLayers = UNTUNED
     """Who said which of that."""
+    threads: int | None = None
+    """What it may compute with when it computes next to others as now; None: nothing was shared out to it yet."""
+    prefill_ratio: float = 1.0
+    """How much of its time may go into prompts."""
     concurrent_limit: int = 0
     """How many requests may run on it at once, now; 0 while it does not serve."""
     places_held_back: int = 0

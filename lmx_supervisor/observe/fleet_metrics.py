@@ -88,6 +88,10 @@ def _worker_metrics(workers: Sequence[WorkerView]) -> Iterator[Metric]:
     yield gauge(
         "lmx_model_concurrent_limit", "Requests that may run on it at once, now.", lambda worker: worker.concurrent_limit
     )
+    yield gauge("lmx_worker_threads", "Cores that were shared out to a worker last.", lambda worker: worker.threads)
+    yield gauge(
+        "lmx_worker_prefill_ratio", "Of its time, what a worker may put into prompts.", lambda worker: worker.prefill_ratio
+    )
     yield from _lane_metrics(workers)
     exits = GaugeMetricFamily("lmx_worker_last_exit_info", "Why a model's worker ended last.", labels=("model", "reason"))
     for worker in workers:

@@ -13,9 +13,7 @@ import msgspec
 import psutil
 
 from lmx_supervisor.core.service import HostMemory
-
-_PROC_CGROUP = Path("/proc/self/cgroup")
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
+from lmx_supervisor.observe.cgroups import CGROUP_ROOT, PROC_CGROUP, own_groups
 
 
 class CgroupMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +41,7 @@ _VERSION_1 = _CgroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", ("to
 def read_host_memory() -> HostMemory:
     """The memory at this moment; a handful of small reads from kernel files, which never wait for a disk."""
     machine = psutil.virtual_memory()
-    cgroups = list(cgroup_memories(_PROC_CGROUP, _CGROUP_ROOT)) if sys.platform == "linux" else []
+    cgroups = list(cgroup_memories(PROC_CGROUP, CGROUP_ROOT)) if sys.platform == "linux" else []
     return host_memory(machine.total, machine.available, cgroups)
 
 
@@ -63,28 +61,9 @@ def host_memory(machine_total_bytes: int, machine_available_bytes: int, cgroups:
 
 
 def cgroup_memories(proc_cgroup: Path, root: Path) -> Iterator[CgroupMemory]:
-    """The limited cgroups this process is in, from its own up to the root of the hierarchy.
-
-    A limit set anywhere above binds too. Inside a container the path of the host may not exist under the mounted root; the
-    root itself is then the container's own group, and is always looked at.
-    """
-    try:
-        memberships = proc_cgroup.read_text()
-    except OSError:
-        return
-    for membership in memberships.splitlines():
-        _, _, rest = membership.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers == "":
-            hierarchy, files = root, _VERSION_2
-        elif "memory" in controllers.split(","):
-            hierarchy, files = root / "memory", _VERSION_1
-        else:
-            continue
-        own = hierarchy / path.lstrip("/")
-        for directory in [own, *own.parents]:
-            if directory.is_relative_to(hierarchy):
-                yield from _cgroup_memory(directory, files)
+    """The limited cgroups this process is in, from its own up to the root of the hierarchy."""
+    for directory, version in own_groups("memory", proc_cgroup, root):
+        yield from _cgroup_memory(directory, _VERSION_2 if version == 2 else _VERSION_1)
 
 
 def _cgroup_memory(directory: Path, files: _CgroupFiles) -> Iterator[CgroupMemory]:

@@ -205,6 +205,15 @@ class Backend(Protocol):
     def step(self) -> list[Delta]:
         """Advance every inserted request: at most one prefill chunk and one decoded token each. Empty batch: no work, []."""
 
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from the next step on; a backend whose facts do not offer that leaves it."""
+
+    def limit_prefill(self, tokens: int | None) -> None:
+        """At most so many prompt tokens in each step from the next one on; None: its own chunk.
+
+        A backend that cannot leave prompts out of a step may take one token of each.
+        """
+
     def pause(self, request_id: str) -> None:
         """Keep a request's place but decode nothing for it (its reader is slow)."""
 

@@ -52,6 +52,9 @@ class Reader(Protocol):
     def step(self) -> list[Delta]:
         """See `Backend.step`: a bounded number of tokens."""
 
+    def use_threads(self, threads: int) -> None:
+        """See `Backend.use_threads`."""
+
     def remove(self, request_id: str) -> Usage | None:
         """See `Backend.remove`; None: it has no such request."""
 
@@ -131,6 +134,16 @@ class CombinedBackend:
         """See `Backend.step`."""
         deltas = self._generator.step() if self._generates else []
         return deltas + self._reader.step() if self._reader is not None else deltas
+
+    def use_threads(self, threads: int) -> None:
+        """See `Backend.use_threads`."""
+        self._generator.use_threads(threads)
+        if self._reader is not None:
+            self._reader.use_threads(threads)
+
+    def limit_prefill(self, tokens: int | None) -> None:
+        """See `Backend.limit_prefill`. What is read comes in whole inputs."""
+        self._generator.limit_prefill(tokens)
 
     def pause(self, request_id: str) -> None:
         """See `Backend.pause`. What is read is bounded by the request itself, so a slow reader of it holds up nothing."""

@@ -62,6 +62,13 @@ class FakeBackend:
             raise outcome
         return outcome
 
+    def use_threads(self, threads: int) -> None:
+        self.calls.append(("use_threads", str(threads)))
+
+    def limit_prefill(self, tokens: int | None) -> None:
+        if tokens is not None:
+            self.calls.append(("limit_prefill", str(tokens)))
+
     def pause(self, request_id: str) -> None:
         self.calls.append(("pause", request_id))
 

@@ -19,7 +19,7 @@ from lmx_protocol.messages import (
     ToWorker,
     Usage,
 )
-from lmx_protocol.states import FinishReason, ModelFormat, ModelTask, WorkerPhase, WorkerState
+from lmx_protocol.states import ComputeSharing, FinishReason, ModelFormat, ModelTask, WorkerPhase, WorkerState
 from lmx_protocol.version import PROTOCOL_VERSION
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
@@ -39,7 +39,11 @@ def spec(model_id: str = "m", slots: int = 2) -> ModelSpec:
     return ModelSpec(model_id=model_id, path=f"/models/{model_id}.gguf", format=ModelFormat.GGUF, slots=slots)
 
 
-def facts(slots: int = 2, tasks: tuple[ModelTask, ...] = (ModelTask.GENERATE,)) -> ModelFacts:
+def facts(
+    slots: int = 2,
+    tasks: tuple[ModelTask, ...] = (ModelTask.GENERATE,),
+    sharing: ComputeSharing = ComputeSharing.NOTHING,
+) -> ModelFacts:
     """What a worker learned."""
     return ModelFacts(
         backend="llamacpp",
@@ -53,6 +57,7 @@ def facts(slots: int = 2, tasks: tuple[ModelTask, ...] = (ModelTask.GENERATE,)) 
         slots=slots,
         has_chat_template=True,
         tasks=tasks,
+        sharing=sharing,
     )
 
 
@@ -138,9 +143,12 @@ class Stage:
         name = self.incarnation(model_id)
         self.say(Hello(protocol=protocol, incarnation=name, pid=1, backend="llamacpp"), model_id)
 
-    def loaded(self, model_id: str = "m", footprint_bytes: int = 1000) -> None:
+    def loaded(
+        self, model_id: str = "m", footprint_bytes: int = 1000, sharing: ComputeSharing = ComputeSharing.NOTHING
+    ) -> None:
         """The worker of a model has its weights."""
-        self.say(Loaded(facts=facts(self.slot(model_id).spec.slots), seconds=0.1, footprint_bytes=footprint_bytes), model_id)
+        learned = facts(self.slot(model_id).spec.slots, sharing=sharing)
+        self.say(Loaded(facts=learned, seconds=0.1, footprint_bytes=footprint_bytes), model_id)
 
     def canary(self, model_id: str = "m", tokens: int = 2) -> None:
         """The canary of a model ends well."""

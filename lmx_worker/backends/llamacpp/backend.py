@@ -61,6 +61,7 @@ class LlamaCppBackend:
         self._generations: dict[str, Generation] = {}
         self._context_length = 0
         self._prefill_chunk_tokens = 0
+        self._prefill_tokens_max = 0
         self._tokens_prefilled = 0
         self._tokens_decoded = 0
         self._stats = BackendStats(0, 0, 0, 0.0)
@@ -87,7 +88,7 @@ class LlamaCppBackend:
             self.import_libraries()
         weights = self._weights = load_weights(self._api, spec, progress)
         self._context_length = min(spec.context_length or CONTEXT_LENGTH, weights.train_context_length)
-        self._prefill_chunk_tokens = spec.prefill_chunk_tokens
+        self._prefill_chunk_tokens = self._prefill_tokens_max = spec.prefill_chunk_tokens
         cells = self._cells_wanted or self._context_length * spec.slots
         try:
             self._chat = _chat_of(weights)
@@ -110,6 +111,7 @@ class LlamaCppBackend:
             weights_bytes=weights.weights_bytes,
             slots=spec.slots,
             has_chat_template=weights.chat_template() is not None,
+            sharing=weights.sharing,
         )
 
     def close(self) -> None:
@@ -219,6 +221,16 @@ class LlamaCppBackend:
         )
         self._publish_stats()
 
+    def use_threads(self, threads: int) -> None:
+        """See `Backend.use_threads`."""
+        if self._context is not None:
+            self._context.use_threads(threads)
+
+    def limit_prefill(self, tokens: int | None) -> None:
+        """See `Backend.limit_prefill`."""
+        chunk = self._prefill_chunk_tokens
+        self._prefill_tokens_max = chunk if tokens is None else min(tokens, chunk)
+
     def pause(self, request_id: str) -> None:
         """Compute nothing for a request until `resume`."""
         if generation := self._generations.get(request_id):
@@ -301,7 +313,7 @@ class LlamaCppBackend:
 
     def _fill_batch(self, context: DecodeContext, running: list[Generation]) -> list[tuple[Generation, list[int], int]]:
         context.clear_batch()
-        shares = share_prefill([generation.remaining_prompt for generation in running], self._prefill_chunk_tokens)
+        shares = share_prefill([generation.remaining_prompt for generation in running], self._prefill_tokens_max)
         rows = []
         for generation, share in zip(running, shares, strict=True):
             tokens = list(generation.next_tokens(share))

@@ -86,6 +86,10 @@ class DecodeContext:
         reason = capture_native_log().last_error()
         raise DecodeFailedError(f"llama_decode returned {code} for {self._batch.n_tokens} tokens: {reason}")
 
+    def use_threads(self, threads: int) -> None:
+        """Compute the next batches with so many threads."""
+        self._api.llama_set_n_threads(self.handle, threads, threads)
+
     def truncate(self, sequence: int, length: int) -> bool:
         """Keep the first `length` tokens of a sequence. False: this memory cannot, and the sequence is empty now."""
         if self._api.llama_memory_seq_rm(self._memory, sequence, length, -1):

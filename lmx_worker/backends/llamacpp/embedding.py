@@ -78,6 +78,7 @@ class LlamaCppReader:
         self._inputs_max = min(at_most, spec.prefill_chunk_tokens)
         self._context_length = context_length
         self._context: DecodeContext | None = None
+        self._threads = spec.threads or os.cpu_count() or 1
         self._sum: Any = 0
         """Of the rows of an input that comes in several batches, so far."""
         self._width = 1 if pooling.ranks else int(api.llama_model_n_embd_out(weights.handle))
@@ -137,6 +138,12 @@ class LlamaCppReader:
             return []
         return self._jobs.done(pieces, self._compute(pieces), time.monotonic())
 
+    def use_threads(self, threads: int) -> None:
+        """See `Backend.use_threads`."""
+        self._threads = threads
+        if self._context is not None:
+            self._context.use_threads(threads)
+
     def remove(self, request_id: str) -> Usage | None:
         """See `Reader.remove`."""
         return self._jobs.remove(request_id)
@@ -193,7 +200,7 @@ class LlamaCppReader:
         params.n_ctx = max(self._context_length, batch_tokens)
         params.n_batch = params.n_ubatch = batch_tokens
         params.n_seq_max = self._inputs_max
-        params.n_threads = params.n_threads_batch = spec.threads or os.cpu_count() or 1
+        params.n_threads = params.n_threads_batch = self._threads
         params.embeddings = True
         params.pooling_type = self._pooling.native
         params.kv_unified = True
@@ -288,6 +295,7 @@ def _facts(reader: LlamaCppReader, weights: Weights, spec: ModelSpec, version: s
         has_chat_template=False,
         tasks=reader.tasks,
         embedding_dimensions=reader.dimensions,
+        sharing=weights.sharing,
     )
 
 

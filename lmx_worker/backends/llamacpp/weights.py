@@ -7,6 +7,7 @@ from typing import Any
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import ModelSpec
+from lmx_protocol.states import ComputeSharing
 from lmx_worker.backends.base import LoadError, LoadProgressCallback
 from lmx_worker.backends.llamacpp.gguf_header import check_gguf, model_files
 from lmx_worker.backends.llamacpp.native_log import NativeLog, capture_native_log
@@ -19,8 +20,9 @@ _UNKNOWN_ARCHITECTURE = "unknown model architecture"
 class Weights:
     """A loaded model. The vocabulary methods are thread-safe; `close` ends everything."""
 
-    def __init__(self, api: Any, handle: Any, architecture: str) -> None:
+    def __init__(self, api: Any, handle: Any, architecture: str, sharing: ComputeSharing) -> None:
         self._api = api
+        self.sharing = sharing
         self.handle = handle
         self.architecture = architecture
         self._vocabulary = api.llama_model_get_vocab(handle)
@@ -150,7 +152,9 @@ def load_weights(api: Any, spec: ModelSpec, progress: LoadProgressCallback) -> W
     handle = api.llama_model_load_from_file(str(path).encode(), params)
     if not handle:
         raise refused(path, headers[0].architecture, log)
-    weights = Weights(api, handle, headers[0].architecture)
+    uses_gpu = spec.gpu_layers != 0 and api.llama_supports_gpu_offload()
+    sharing = ComputeSharing.TIME if uses_gpu else ComputeSharing.THREADS
+    weights = Weights(api, handle, headers[0].architecture, sharing)
     if api.llama_model_has_encoder(handle) or not api.llama_model_has_decoder(handle) or weights.vocabulary_size == 0:
         weights.close()
         raise LoadError(ErrorCode.MODEL_UNSUPPORTED_BACKEND, f"{path} ({weights.architecture}) is not a text generation model")

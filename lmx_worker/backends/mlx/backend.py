@@ -12,7 +12,7 @@ from typing import Any
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequest, GenerateRequest, ModelFacts, ModelSpec, Timing, Usage
-from lmx_protocol.states import BackendName, FinishReason
+from lmx_protocol.states import BackendName, ComputeSharing, FinishReason
 from lmx_worker.backends.base import (
     AnyPrepared,
     BackendStats,
@@ -87,6 +87,7 @@ class MlxBackend:
         self._version = ""
         self._slots = 0
         self._chunk_tokens = 0
+        self._prefill_tokens_max = 0
         self._loaded: LoadedModel | None = None
         self._encoder: PromptEncoder | None = None
         self._generator: Any = None
@@ -112,7 +113,7 @@ class MlxBackend:
         loaded = load_model(spec, progress)
         self._loaded = loaded
         self._slots = spec.slots
-        self._chunk_tokens = spec.prefill_chunk_tokens
+        self._chunk_tokens = self._prefill_tokens_max = spec.prefill_chunk_tokens
         self._kv_bytes_max = loaded.sequence_bytes * spec.slots
         self._encoder = PromptEncoder(
             loaded.tokenizer, context_length=loaded.context_length, vocabulary_size=loaded.vocabulary_size
@@ -133,6 +134,7 @@ class MlxBackend:
             weights_bytes=loaded.weights_bytes,
             slots=spec.slots,
             has_chat_template=bool(loaded.tokenizer.has_chat_template),
+            sharing=ComputeSharing.TIME,
         )
 
     @property
@@ -200,7 +202,7 @@ class MlxBackend:
         if not self._by_uid:
             return []
         prefilling = sum(1 for sequence in self._by_uid.values() if sequence.prompt_done_at is None)
-        self._generator.prefill_step_size = max(1, self._chunk_tokens // max(1, prefilling))
+        self._generator.prefill_step_size = max(1, self._prefill_tokens_max // max(1, prefilling))
         try:
             prompt_responses, token_responses = self._generator.next()
         except Exception:
@@ -214,6 +216,13 @@ class MlxBackend:
             deltas.extend(self._on_prompt(self._by_uid[response.uid], response))
         self._update_kv_used()
         return deltas
+
+    def use_threads(self, threads: int) -> None:
+        """See `Backend.use_threads`: MLX takes those it wants."""
+
+    def limit_prefill(self, tokens: int | None) -> None:
+        """See `Backend.limit_prefill`: mlx-lm's batch takes at least one token of each prompt."""
+        self._prefill_tokens_max = self._chunk_tokens if tokens is None else min(tokens, self._chunk_tokens)
 
     def pause(self, request_id: str) -> None:
         """Take a request out of the batch, with its cache; its slot stays taken."""

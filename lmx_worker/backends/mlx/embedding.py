@@ -14,7 +14,7 @@ from typing import Any
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.messages import AnyRequest, ModelFacts, ModelSpec, Usage
-from lmx_protocol.states import BackendName, ModelTask
+from lmx_protocol.states import BackendName, ComputeSharing, ModelTask
 from lmx_worker.backends.base import Delta, LoadError, LoadProgressCallback, PreparedInputs
 from lmx_worker.backends.combined import CombinedBackend, Reader
 from lmx_worker.backends.input_jobs import InputJobs, Piece
@@ -117,6 +117,9 @@ class MlxReader:
         vectors = self._compute_whole(pieces) if is_whole else self._compute_part(pieces[0])
         return self._jobs.done(pieces, vectors, time.monotonic())
 
+    def use_threads(self, threads: int) -> None:
+        """See `Backend.use_threads`: MLX takes those it wants."""
+
     def remove(self, request_id: str) -> Usage | None:
         """See `Reader.remove`."""
         return self._jobs.remove(request_id)
@@ -195,6 +198,7 @@ class MlxReaders:
             has_chat_template=False,
             tasks=reader.tasks,
             embedding_dimensions=reader.dimensions,
+            sharing=ComputeSharing.TIME,
         )
         return reader, facts
 

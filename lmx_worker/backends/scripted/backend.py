@@ -62,6 +62,7 @@ class ScriptedBackend:
         self._plan = FaultPlan(boot_faults, count_life(Path(boot), boot_faults) if boot else 1)
         self.sabotage = Liar(self._reach)
         self._chunk_tokens = 0
+        self._prefill_tokens_max = 0
         self._slots = 0
         self._context_length = 0
         self._runs: dict[str, Run | Reading] = {}
@@ -88,7 +89,7 @@ class ScriptedBackend:
         except (OSError, ValueError) as error:
             raise LoadError(ErrorCode.MODEL_PROBE_FAILED, f"{path} is no scripted model: {error}") from error
         self._pretend_to_load(progress)
-        self._chunk_tokens = spec.prefill_chunk_tokens
+        self._chunk_tokens = self._prefill_tokens_max = spec.prefill_chunk_tokens
         self._slots = spec.slots
         self._context_length = min(spec.context_length or script.context_length, script.context_length)
         self.sabotage.loaded()
@@ -106,6 +107,7 @@ class ScriptedBackend:
             tasks=self._tasks(),
             embedding_dimensions=script.reading.dimensions if ModelTask.EMBED in script.tasks else 0,
             unsupported_fields=tuple(_REFUSED),
+            sharing=script.sharing,
         )
 
     def prepare(self, request: AnyRequest) -> AnyPrepared:
@@ -178,12 +180,19 @@ class ScriptedBackend:
                 continue
             if isinstance(run, Reading) or not run.is_prefilling:
                 deltas += self._decode(run, now)
-            elif not has_prefilled:
+            elif not has_prefilled and self._prefill_tokens_max:
                 has_prefilled = True
                 before = run.tokens_prefilled
-                deltas.append(run.prefill(self._chunk_tokens, now))
+                deltas.append(run.prefill(self._prefill_tokens_max, now))
                 self._tokens_prefilled += run.tokens_prefilled - before
         return deltas
+
+    def use_threads(self, threads: int) -> None:
+        """See `Backend.use_threads`; it computes nothing."""
+
+    def limit_prefill(self, tokens: int | None) -> None:
+        """See `Backend.limit_prefill`."""
+        self._prefill_tokens_max = self._chunk_tokens if tokens is None else min(tokens, self._chunk_tokens)
 
     def pause(self, request_id: str) -> None:
         """See `Backend.pause`."""

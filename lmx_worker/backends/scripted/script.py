@@ -27,6 +27,7 @@
       ballast_bytes: 0        # memory the model really takes
       fail: insufficient_memory           # end the load with this error code
     context_length: 4096
+    sharing: nothing          # what it pretends to take of the host, and can be given less of: nothing, time or threads
     faults:
       - {when: token, number: 5, contains: "crash", do: segfault, lives: 1}
 
@@ -82,7 +83,7 @@ from msgspec import Meta
 
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.limits import TOOL_CALLS_MAX
-from lmx_protocol.states import FinishReason, ModelTask
+from lmx_protocol.states import ComputeSharing, FinishReason, ModelTask
 from lmx_worker.text.answer_format import CALL_STYLES, AnswerFormat
 from lmx_worker.text.reasoning import THINK_MARKS
 
@@ -226,6 +227,7 @@ class Script(Section, frozen=True, kw_only=True):
     reading: ReadingPlan = ReadingPlan()
     load: LoadPlan = LoadPlan()
     context_length: Annotated[int, Meta(ge=2, le=1_048_576)] = 4096
+    sharing: ComputeSharing = ComputeSharing.NOTHING
     faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from lmx_protocol.messages import (
     FromWorker,
     GenerateRequest,
     Goodbye,
+    Grant,
     Imported,
     Load,
     Loaded,
@@ -30,7 +31,7 @@ from lmx_protocol.messages import (
     Text,
 )
 from lmx_protocol.states import ModelFormat, WorkerPhase
-from lmx_worker.backends.base import LoadError, LoadProgressCallback, Prepared, TextDelta
+from lmx_worker.backends.base import BackendStats, LoadError, LoadProgressCallback, Prepared, TextDelta
 from lmx_worker.engine import Engine
 from lmx_worker.inbox import Command, Counted, Inbox
 from lmx_worker.outbox import Outbox
@@ -323,3 +324,50 @@ def test_a_shelf_that_cannot_be_opened_is_no_failed_load(
     assert [message for message in said if isinstance(message, Loaded)]
     assert backend.shelf is None
     assert "no directory of ours" in capfd.readouterr().err
+
+
+class Prefilling(FakeBackend):
+    """Reads a prompt, piece by piece, and asks the engine to stop as the test says."""
+
+    def __init__(self, inbox: Inbox, *, decodes: bool) -> None:
+        super().__init__()
+        self.inbox = inbox
+        self.decodes = decodes
+        self.allowed: list[int | None] = []
+        self.tokens = 0
+
+    def limit_prefill(self, tokens: int | None) -> None:
+        self.allowed.append(tokens)
+
+    def step(self) -> list:
+        self.tokens += self.allowed[-1] != 0
+        if self.allowed[-1] == 0 or self.tokens == 4:
+            self.inbox.put(SHUTDOWN)
+        return [TextDelta("a", "x", 1)] if self.decodes else []
+
+    def stats(self) -> BackendStats:
+        return BackendStats(active=1, tokens_prefilled=self.tokens, tokens_decoded=0, kv_used_ratio=0.0)
+
+
+def test_a_grant_of_threads_goes_to_the_backend(stage: Stage) -> None:
+    """What the supervisor shares out is what the backend computes with."""
+    stage.backend = StopWhenIdle(stage.inbox)
+    stage.run(LOAD, Grant(threads=3), *request("a"))
+
+    assert ("use_threads", "3") in stage.backend.calls
+
+
+def test_who_only_reads_prompts_rests_between_two_pieces(stage: Stage) -> None:
+    """Told to leave half of the time to others, the backend is not asked for a step before the last piece is paid for."""
+    stage.backend = backend = Prefilling(stage.inbox, decodes=False)
+    stage.run(LOAD, Grant(threads=1, prefill_ratio=0.5), *request("a"))
+
+    assert None not in backend.allowed and 0 not in backend.allowed
+
+
+def test_who_decodes_as_well_does_not_rest(stage: Stage) -> None:
+    """Its own streams go on: until the last piece is paid for, its steps take nothing of the prompt."""
+    stage.backend = backend = Prefilling(stage.inbox, decodes=True)
+    stage.run(LOAD, Grant(threads=1, prefill_ratio=0.0001), *request("a"))
+
+    assert 0 in backend.allowed

@@ -145,6 +145,33 @@ def test_a_long_prompt_does_not_stop_a_running_answer(backend: LlamaCppBackend) 
         assert [delta.request_id for delta in deltas if isinstance(delta, TextDelta)] == ["r1"]
 
 
+def test_prompts_are_held_to_what_is_allowed(backend: LlamaCppBackend) -> None:
+    """A limit shortens the pieces of a prompt, none at all leaves a running answer alone, and without one all is as before."""
+    start(backend, ask("r1", PARIS, max_tokens=40))
+    step_until_text(backend, "r1", 2)
+    start(backend, ask("r2", LONG))
+    steps = []
+    for allowed in (5, 0, None):
+        backend.limit_prefill(allowed)
+        before = backend.stats()
+        backend.step()
+        after = backend.stats()
+        steps.append((after.tokens_prefilled - before.tokens_prefilled, after.tokens_decoded - before.tokens_decoded))
+    assert steps == [(5, 1), (0, 1), (CHUNK_TOKENS, 1)]
+
+
+def test_it_computes_with_the_threads_it_is_given(backend: LlamaCppBackend) -> None:
+    """The number reaches llama.cpp for prompts and for single tokens, and the answer stays what it is."""
+    context = backend._context
+    assert context is not None
+    for threads in (2, 1):
+        backend.use_threads(threads)
+        native = (backend.api.llama_n_threads(context.handle), backend.api.llama_n_threads_batch(context.handle))
+        assert native == (threads, threads)
+        start(backend, ask("r1", PARIS))
+        assert text_of(run(backend), "r1") == "The capital of France is Paris."
+
+
 def test_prompts_share_the_chunk(backend: LlamaCppBackend) -> None:
     """Two prompts advance together, half a chunk each."""
     start(backend, ask("r1", "One. " + LONG), ask("r2", "Two. " + LONG))

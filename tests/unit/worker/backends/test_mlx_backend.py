@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,17 @@ def test_a_chunk_is_shared_by_the_prompts_in_progress(backend: MlxBackend) -> No
     start(backend, ask("a", LONG_TEXT), ask("b", LONG_TEXT + SHORT_TEXT))
     first = [delta.done_tokens for delta in backend.step() if isinstance(delta, PrefillDelta)]
     assert first == [CHUNK_TOKENS // 2, CHUNK_TOKENS // 2]
+
+
+def test_prompts_are_held_to_what_is_allowed(backend: MlxBackend) -> None:
+    """A limit shortens the pieces of a prompt; mlx-lm takes at least a token, and without a limit a chunk again."""
+    start(backend, ask("r1", LONG_TEXT))
+    done = [0]
+    for allowed in (5, 0, None):
+        backend.limit_prefill(allowed)
+        backend.step()
+        done.append(backend.stats().tokens_prefilled)
+    assert [after - before for before, after in pairwise(done)] == [5, 1, CHUNK_TOKENS]
 
 
 def test_prefill_progress_ends_at_the_prompt(backend: MlxBackend) -> None:

@@ -132,6 +132,19 @@ def test_batches_one_token_per_request_and_step(tmp_path: Path) -> None:
     assert {"a", "b"} == {delta.request_id for delta in steps[4]}
 
 
+def test_holds_prompts_to_what_is_allowed(tmp_path: Path) -> None:
+    """A limit shortens the pieces of a prompt, none at all leaves it waiting, and without one they are whole chunks again."""
+    backend = load(tmp_path, "sharing: time", prefill_chunk_tokens=16)
+    insert(backend, "r", "word " * 40)
+    done = []
+    for allowed in (3, 0, None):
+        backend.limit_prefill(allowed)
+        backend.step()
+        done.append(backend.stats().tokens_prefilled)
+
+    assert [3, 3, 19] == done
+
+
 def test_counts_a_prompt_however_long(tmp_path: Path) -> None:
     """Words are tokens; a prompt that would be refused is counted."""
     backend = load(tmp_path, "{context_length: 5}")
