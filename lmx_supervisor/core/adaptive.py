@@ -39,6 +39,8 @@ class AdaptiveLimit:
         self._held_back = 0
         self._latencies: deque[float] = deque()
         """Since the limit changed last."""
+        self._p95: float | None = None
+        """Of these; None: not computed yet, or there are none."""
         self._changed_at = 0.0
         self._before: float | None = None
         """The latency when places began to be held back."""
@@ -52,7 +54,9 @@ class AdaptiveLimit:
     @property
     def latency_p95_seconds(self) -> float | None:
         """How late 95 % of the answers since the last change began; None: there were none."""
-        return percentile_95(self._latencies) if self._latencies else None
+        if self._p95 is None and self._latencies:
+            self._p95 = percentile_95(self._latencies)
+        return self._p95
 
     def limit(self, ceiling: int) -> int:
         """How many may run for the latency's sake."""
@@ -64,7 +68,7 @@ class AdaptiveLimit:
         while len(self._latencies) > policy.adaptive_latency_window:
             self._latencies.popleft()
         enough = max(limits.ADAPTIVE_SAMPLES_MIN, policy.adaptive_latency_window // 4)
-        p95 = percentile_95(self._latencies)
+        p95 = self._p95 = percentile_95(self._latencies)
         if len(self._latencies) < enough or p95 <= _SLOW_RATIO * policy.adaptive_latency_target_seconds:
             return
         if now < self._in_vain_until:
@@ -83,7 +87,7 @@ class AdaptiveLimit:
         """Time passed: give a place back when nothing that was heard since the last change speaks against it."""
         if not self._held_back or now - self._changed_at < limits.ADAPTIVE_RECOVERY_SECONDS:
             return
-        if not self._latencies or percentile_95(self._latencies) <= policy.adaptive_latency_target_seconds:
+        if (self.latency_p95_seconds or 0.0) <= policy.adaptive_latency_target_seconds:
             self._hold_back(self._held_back - 1, now)
 
     def postpone(self, seconds: float) -> None:
@@ -95,6 +99,7 @@ class AdaptiveLimit:
         self._held_back = places
         self._changed_at = now
         self._latencies.clear()
+        self._p95 = None
         if not places:
             self._before = None
 

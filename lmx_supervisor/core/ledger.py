@@ -118,12 +118,6 @@ class Ledger:
             entry.leased_at += seconds
             entry.cancelled_at += seconds
 
-    def counts(self) -> tuple[int, int]:
-        """How many clients' requests are leased, and how many wait."""
-        leased = sum(1 for entry in self._entries.values() if entry.incarnation and not entry.internal)
-        waiting = sum(1 for entry in self._entries.values() if entry.incarnation is None)
-        return leased, waiting
-
 
 def is_terminal(event: AnyRequestEvent) -> bool:
     """Whether nothing can follow this event."""

@@ -43,6 +43,13 @@ class Line:
         """Everybody by group; in each the oldest first."""
         return ((group, members.values()) for group, members in self._groups.items())
 
+    def by_lane(self) -> dict[Lane, int]:
+        """How many wait in each lane. Asked with every request: it costs as much as there are groups, however many wait."""
+        counted = dict.fromkeys(Lane, 0)
+        for group, members in self._groups.items():
+            counted[group.lane] += len(members)
+        return counted
+
     def add(self, entry: Entry) -> None:
         """Somebody comes last."""
         self._entries[entry.request_id] = entry

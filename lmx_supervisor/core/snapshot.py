@@ -1,12 +1,11 @@
 """The fleet as readers see it, built on demand from the state."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from lmx_supervisor.core.budget import is_counted, sums
 from lmx_supervisor.core.claims import Lane
 from lmx_supervisor.core.health import is_suspect
 from lmx_supervisor.core.incarnation import Incarnation
-from lmx_supervisor.core.ledger import Entry
 from lmx_supervisor.core.places import most_altogether, most_of_model
 from lmx_supervisor.core.readiness import readiness_of
 from lmx_supervisor.core.slot import SERVING, Slot
@@ -16,19 +15,19 @@ from lmx_supervisor.core.views import ExitView, FleetView, LaneView, LoadProgres
 
 def fleet_view(state: FleetState, now: float, unix_now: float) -> FleetView:
     """Every slot and spare. `unix_now` is the wall clock at monotonic `now`, so that views carry both kinds of time."""
-    leased, waiting = state.ledger.counts()
+    workers = tuple(_worker_view(state, slot, now, unix_now) for slot in state.slots.values())
     spares = (incarnation for incarnation in state.incarnations.values() if incarnation.model_id is None)
     return FleetView(
-        workers=tuple(_worker_view(state, slot, now, unix_now) for slot in state.slots.values()),
+        workers=workers,
         spares=tuple(
             SpareView(backend=spare.backend, incarnation=spare.name, pid=spare.pid, warm=spare.imported_at is not None)
             for spare in spares
         ),
-        requests_in_flight=leased,
-        requests_waiting=waiting,
+        requests_in_flight=sum(worker.requests_active for worker in workers),
+        requests_waiting=sum(worker.requests_waiting for worker in workers),
         draining=state.draining,
         concurrent_limit=most_altogether(state),
-        lanes=_lanes(state.ledger.entries),
+        lanes=_together(workers),
     )
 
 
@@ -53,6 +52,8 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         return None if at is None else unix_now - (now - at)
 
     incarnation = state.incarnation_of(slot)
+    running = _running_by_lane(state, slot)
+    waiting = slot.waiting.by_lane()
     return WorkerView(
         model_id=slot.model_id,
         path=slot.spec.path,
@@ -76,14 +77,14 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
         peak_footprint_bytes=incarnation.peak_footprint_bytes if incarnation else None,
         tokens_per_second=incarnation.tokens_per_second if incarnation else 0.0,
         prefill_tokens_per_second=incarnation.prefill_tokens_per_second if incarnation else 0.0,
-        requests_active=sum(1 for request_id in slot.running if _is_a_clients(state, request_id)),
+        requests_active=sum(running.values()),
         requests_waiting=len(slot.waiting),
         threads=incarnation.grant.threads if incarnation and incarnation.grant else None,
         prefill_ratio=incarnation.grant.prefill_ratio if incarnation and incarnation.grant else 1.0,
         concurrent_limit=most_of_model(state, slot) if slot.state in SERVING else 0,
         places_held_back=slot.adaptive.held_back,
         latency_p95_seconds=slot.adaptive.latency_p95_seconds,
-        lanes=_lanes(state.ledger.get(request_id) for request_id in (*slot.running, *slot.waiting)),
+        lanes={lane: LaneView(running=running[lane], waiting=waiting[lane]) for lane in Lane},
         requests_total=slot.requests_total,
         tokens_total=slot.tokens_total,
         reserved_bytes=slot.claimed_bytes if is_counted(slot) else 0,
@@ -105,19 +106,22 @@ def _worker_view(state: FleetState, slot: Slot, now: float, unix_now: float) -> 
     )
 
 
-def _lanes(entries: Iterable[Entry | None]) -> dict[Lane, LaneView]:
-    running = dict.fromkeys(Lane, 0)
-    waiting = dict.fromkeys(Lane, 0)
-    for entry in entries:
+def _running_by_lane(state: FleetState, slot: Slot) -> dict[Lane, int]:
+    """The clients' requests that a worker has; not its canary."""
+    counted = dict.fromkeys(Lane, 0)
+    for request_id in slot.running:
+        entry = state.ledger.get(request_id)
         if entry is not None and not entry.internal:
-            count = waiting if entry.incarnation is None else running
-            count[entry.claim.lane] += 1
-    return {lane: LaneView(running=running[lane], waiting=waiting[lane]) for lane in Lane}
+            counted[entry.claim.lane] += 1
+    return counted
 
 
-def _is_a_clients(state: FleetState, request_id: str) -> bool:
-    entry = state.ledger.get(request_id)
-    return entry is not None and not entry.internal
+def _together(workers: Sequence[WorkerView]) -> dict[Lane, LaneView]:
+    def of_all(lane: Lane) -> LaneView:
+        views = [worker.lanes[lane] for worker in workers]
+        return LaneView(running=sum(view.running for view in views), waiting=sum(view.waiting for view in views))
+
+    return {lane: of_all(lane) for lane in Lane}
 
 
 def _heartbeat_age_seconds(incarnation: Incarnation | None, now: float) -> float | None:

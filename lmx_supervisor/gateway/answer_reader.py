@@ -5,7 +5,7 @@ The service frees a request's place when its terminal event was read, so no answ
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 from lmx_protocol import limits
@@ -29,11 +29,11 @@ class AnswerReader:
         answers: Sequence[Answer],
         open_answers: "OpenAnswers",
         *,
-        until_gone: Coroutine[Any, Any, None],
+        until_gone: Awaitable[None],
         ids: Iterable[str] = (),
         owner: Owner = None,
     ) -> None:
-        """`until_gone` returns when the client has left; `ids` are names of the request beside those of its answers."""
+        """`until_gone` ends when the client has left; `ids` are names of the request beside those of its answers."""
         self.owner = owner
         self._answers = answers
         self._open_answers = open_answers
@@ -42,7 +42,7 @@ class AnswerReader:
         """The choices whose next event can be asked for: their last one was written out."""
         self._coming: dict[int, asyncio.Task[AnyRequestEvent]] = {}
         """The oldest first, so that no choice is passed over for ever."""
-        self._gone = asyncio.create_task(until_gone)
+        self._gone = asyncio.ensure_future(until_gone)
         self._cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ids = {*ids, *(answer.request_id for answer in answers)}
         open_answers.add(self._ids, self)

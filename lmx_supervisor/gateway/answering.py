@@ -14,13 +14,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, GenerateRequest, Prefill
+from lmx_protocol.messages import AnyRequestEvent, Cancelled, Failed, Finished, GenerateRequest, ModelFacts, Prefill
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import AnswerReader, OpenAnswers
 from lmx_supervisor.gateway.callers import caller_of
 from lmx_supervisor.gateway.dialects.abilities import refuse_what_the_model_cannot
 from lmx_supervisor.gateway.dialects.base import AnswerPart, CollectedAnswer, Translator
-from lmx_supervisor.gateway.disconnect import ClientGoneError, until_disconnect
+from lmx_supervisor.gateway.disconnect import ClientGoneError, watched
 from lmx_supervisor.gateway.edge import note, request_id_of
 from lmx_supervisor.gateway.origin import origin_of
 from lmx_supervisor.gateway.problem import Problem, internal_error
@@ -47,15 +47,20 @@ class AnswerResponse:
         requests: Sequence[GenerateRequest],
         translator: Translator,
         *,
+        facts: ModelFacts | None,
         stream: bool,
         open_answers: OpenAnswers,
         params: Mapping[str, str] | None = None,
         on_prompt: Callable[[Prefill], None] = lambda _: None,
     ) -> None:
-        """`on_prompt` is told how long the prompt is, if that becomes known before the stream opens."""
+        """`facts` of the model, where they are known.
+
+        `on_prompt` is told how long the prompt is, if that becomes known before the stream opens.
+        """
         self._service = service
         self._requests = requests
         self._translator = translator
+        self._facts = facts
         self._stream = stream
         self._open_answers = open_answers
         self._params = params or {}
@@ -68,15 +73,15 @@ class AnswerResponse:
         note(scope, model=first.model_id, generation_id=first.request_id, choices=len(self._requests), stream=self._stream)
         caller = caller_of(scope)
         caller.refuse_other_models(first.model_id)
-        worker = self._service.fleet().worker(first.model_id)
-        if worker is not None and worker.facts is not None:
-            refuse_what_the_model_cannot(first, worker.facts, self._params)
+        if self._facts is not None:
+            refuse_what_the_model_cannot(first, self._facts, self._params)
         origin = origin_of(scope, stream=self._stream)
+        until_gone = await watched(receive)
         answers = [self._service.submit(request, origin) for request in self._requests]
         reader = AnswerReader(
             answers,
             self._open_answers,
-            until_gone=until_disconnect(receive),
+            until_gone=until_gone,
             ids=(request_id_of(scope),),
             owner=caller.owner,
         )

@@ -22,6 +22,20 @@ async def until_disconnect(receive: Receive) -> None:
         pass
 
 
+async def watched(receive: Receive) -> "asyncio.Task[None]":
+    """A task that ends when the client leaves, for a reader of what is about to be begun for it. The body must have been read.
+
+    Raises `ClientGoneError` when it has left already: after an overload most of those at the door have, and what is begun for
+    them comes before what is asked by those who have not.
+    """
+    leaving = asyncio.create_task(until_disconnect(receive))
+    # One turn, in which the task takes in what the connection has noticed by now.
+    await asyncio.sleep(0)
+    if leaving.done():
+        raise ClientGoneError
+    return leaving
+
+
 class DetachedWork:
     """Work that belongs to the server, whoever asked for it: it goes on when the client that waits for it leaves.
 

@@ -12,13 +12,13 @@ from typing import Protocol
 from starlette.types import Receive, Scope, Send
 
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import Cancelled, EmbedRequest, Failed, Finished, RankRequest, Scores, Usage, Vectors
+from lmx_protocol.messages import Cancelled, EmbedRequest, Failed, Finished, ModelFacts, RankRequest, Scores, Usage, Vectors
 from lmx_protocol.states import ModelTask
 from lmx_supervisor.core.service import Service
 from lmx_supervisor.gateway.answer_reader import AnswerReader, OpenAnswers
 from lmx_supervisor.gateway.answering import SlowClientError
 from lmx_supervisor.gateway.callers import caller_of
-from lmx_supervisor.gateway.disconnect import until_disconnect
+from lmx_supervisor.gateway.disconnect import watched
 from lmx_supervisor.gateway.edge import note, request_id_of
 from lmx_supervisor.gateway.origin import origin_of
 from lmx_supervisor.gateway.problem import Problem
@@ -50,9 +50,17 @@ class ResultResponse:
     """An ASGI application that submits a request and answers with its results."""
 
     def __init__(
-        self, service: Service, request: EmbedRequest | RankRequest, results: Collector, *, open_answers: OpenAnswers
+        self,
+        service: Service,
+        request: EmbedRequest | RankRequest,
+        results: Collector,
+        *,
+        facts: ModelFacts | None,
+        open_answers: OpenAnswers,
     ) -> None:
+        """`facts` of the model, where they are known."""
         self._service = service
+        self._facts = facts
         self._request = request
         self._results = results
         self._open_answers = open_answers
@@ -65,11 +73,12 @@ class ResultResponse:
         caller = caller_of(scope)
         caller.refuse_other_models(request.model_id)
         self._refuse_models_that_cannot()
+        until_gone = await watched(receive)
         answer = self._service.submit(request, origin_of(scope, stream=False))
         reader = AnswerReader(
             [answer],
             self._open_answers,
-            until_gone=until_disconnect(receive),
+            until_gone=until_gone,
             ids=(request_id_of(scope),),
             owner=caller.owner,
         )
@@ -86,9 +95,8 @@ class ResultResponse:
 
     def _refuse_models_that_cannot(self) -> None:
         """An early word about a model that cannot do this; one that is not known yet refuses for itself."""
-        worker = self._service.fleet().worker(self._request.model_id)
         task = ModelTask.EMBED if isinstance(self._request, EmbedRequest) else ModelTask.RANK
-        if worker is not None and worker.facts is not None and task not in worker.facts.tasks:
+        if self._facts is not None and task not in self._facts.tasks:
             message = f"model: '{self._request.model_id}' {_ADVICE[task]}."
             raise Problem(ErrorCode.NOT_SUPPORTED, message, param="model")
 

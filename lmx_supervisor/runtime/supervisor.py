@@ -266,10 +266,10 @@ class Supervisor:
             await asyncio.sleep(due - time.monotonic())
             self.loop_lag_seconds = max(0.0, time.monotonic() - due)
             self.loop_lag_max_seconds = max(self.loop_lag_max_seconds, self.loop_lag_seconds)
-            self._read_host()
+            reading = self._read_host()
             self.post(e.Tick())
-            if not self._memory_checks:
-                self._available_bytes = self._memory_probe.available_bytes()
+            if reading is not None and not self._memory_checks:
+                self._available_bytes = reading.available_bytes
 
     # --- performing actions -------------------------------------------------------------------------------------------------
 
@@ -372,11 +372,12 @@ class Supervisor:
         for listener in self._listeners:
             listener(action)
 
-    def _read_host(self) -> None:
+    def _read_host(self) -> e.HostMemoryRead | None:
         """Tell the core how much memory there is, and which part of that reading is our workers'."""
         reading = host_reading(self._memory_probe, {name: process.pid for name, process in self._processes.items()})
         if reading is not None:
             self.post(reading)
+        return reading
 
     # --- small helpers ------------------------------------------------------------------------------------------------------
 

@@ -179,6 +179,16 @@ async def test_a_client_that_leaves_cancels_its_generation(
         await answer.ended.wait()
 
 
+@pytest.mark.parametrize("body", [CHAT, STREAM])
+async def test_nothing_is_begun_for_a_client_that_has_left(service: FedService, body: dict[str, Any]) -> None:
+    """It sent its request and went while it waited at the door: no model is asked for an answer that nobody awaits."""
+    request = exchange(service, body)
+    request.disconnect()
+
+    assert [] == await request.done()
+    assert [] == service.answers
+
+
 async def test_an_aborted_handler_cancels_its_generation(service: FedService) -> None:
     """When the server cuts a connection, the model stops computing for it."""
     service.on_submit = silent

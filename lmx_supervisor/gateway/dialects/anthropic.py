@@ -15,7 +15,7 @@ from lmx_supervisor.gateway.callers import caller_of
 from lmx_supervisor.gateway.dialects.anthropic_messages import MessageTranslator
 from lmx_supervisor.gateway.dialects.anthropic_request import to_count_request, to_generate_request
 from lmx_supervisor.gateway.dialects.anthropic_schema import messages_decoder
-from lmx_supervisor.gateway.disconnect import until_disconnect
+from lmx_supervisor.gateway.disconnect import watched
 from lmx_supervisor.gateway.edge import note, request_id_of
 from lmx_supervisor.gateway.model_choice import ModelChoice
 from lmx_supervisor.gateway.origin import origin_of
@@ -53,6 +53,7 @@ class Messages:
             self._service,
             [generate],
             translator,
+            facts=chosen.facts,
             stream=bool(body.stream),
             open_answers=self._open_answers,
             params=_PARAMS,
@@ -66,10 +67,10 @@ class Messages:
         count = to_count_request(body, f"count-{secrets.token_hex(12)}", await self._models.choose(body.model, caller))
         note(request.scope, model=count.model_id, generation_id=count.request_id)
         caller.refuse_other_models(count.model_id)
+        until_gone = await watched(request.receive)
         answers = [self._service.submit(count, origin_of(request.scope, stream=False))]
-        gone = until_disconnect(request.receive)
         ids = (request_id_of(request.scope),)
-        reader = AnswerReader(answers, self._open_answers, until_gone=gone, ids=ids, owner=caller.owner)
+        reader = AnswerReader(answers, self._open_answers, until_gone=until_gone, ids=ids, owner=caller.owner)
         try:
             came = await reader.next_event(wait_seconds=None)
         finally:

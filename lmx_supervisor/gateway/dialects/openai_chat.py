@@ -45,6 +45,7 @@ class ChatCompletions:
             self._service,
             requests,
             translator,
+            facts=chosen.facts,
             stream=bool(body.stream),
             open_answers=self._open_answers,
             params={**PARAMS, **output_params(body)},

@@ -49,6 +49,7 @@ class Completions:
             self._service,
             plan.requests,
             translator,
+            facts=chosen.facts,
             stream=bool(body.stream),
             open_answers=self._open_answers,
             params={**PARAMS, **output_params(body), **ranking_params, "prompt_tokens": "prompt"},

@@ -73,4 +73,4 @@ class Embeddings:
         chosen = await self._models.choose(body.model, caller_of(request.scope), ModelTask.EMBED)
         embed = to_embed_request(body, f"embd-{secrets.token_hex(12)}", chosen.model_id)
         vectors = EmbeddingList(chosen.model_id, len(embed.inputs), as_base64=body.encoding_format == "base64")
-        return ResultResponse(self._service, embed, vectors, open_answers=self._open_answers)
+        return ResultResponse(self._service, embed, vectors, facts=chosen.facts, open_answers=self._open_answers)

@@ -62,6 +62,7 @@ class Responses:
             self._service,
             [generate],
             translator,
+            facts=chosen.facts,
             stream=bool(body.stream),
             open_answers=self._open_answers,
             params=PARAMS,

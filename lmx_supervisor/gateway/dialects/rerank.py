@@ -117,4 +117,4 @@ class Rerank:
         chosen = await self._models.choose(body.model, caller_of(request.scope), ModelTask.RANK)
         rank = to_rank_request(body, f"rerank-{secrets.token_hex(12)}", chosen.model_id)
         ranking = Ranking(rank, top_n=body.top_n, return_documents=body.return_documents is not False)
-        return ResultResponse(self._service, rank, ranking, open_answers=self._open_answers)
+        return ResultResponse(self._service, rank, ranking, facts=chosen.facts, open_answers=self._open_answers)

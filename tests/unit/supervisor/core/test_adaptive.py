@@ -162,3 +162,15 @@ def test_memory_that_is_free_again_lets_all_run_at_once() -> None:
     stage.tick(0.25)
 
     assert len(stage.slot().running) == 4
+
+
+def test_what_it_judges_by_is_told_anew_with_every_answer() -> None:
+    """Also when somebody has looked before; and nothing is told of the time before the limit changed."""
+    limit = AdaptiveLimit()
+    assert limit.latency_p95_seconds is None
+    hear(limit, 0.1, times=1)
+    assert limit.latency_p95_seconds == 0.1
+    hear(limit, 0.2, times=1)
+    assert limit.latency_p95_seconds == 0.2
+    hear(limit, 2.0, times=6)
+    assert limit.latency_p95_seconds is None
