@@ -1,6 +1,7 @@
 """What the gateway, the command line and the ASGI entry ask of a running supervisor; `lmx_supervisor.runtime` provides it."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Literal, Protocol
 
 import msgspec
@@ -148,6 +149,15 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class TurnedAway(StrEnum):
+    """Why a request was refused at the door."""
+
+    RATE_LIMIT = "rate_limit"
+    """Its caller asks too often."""
+    HELD_BODIES = "held_bodies"
+    """The bodies of all requests are as large as they may be together."""
+
+
 class Answer(Protocol):
     """The events of one submitted request, in order, ending with exactly one terminal event.
 
@@ -246,6 +256,9 @@ class Service(Protocol):
 
     def note_shed(self) -> None:
         """A request was refused for that reason."""
+
+    def note_turned_away(self, why: TurnedAway) -> None:
+        """A request was refused before it was known what it asks for."""
 
     @property
     def jobs(self) -> Jobs:

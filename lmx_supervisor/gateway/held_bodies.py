@@ -7,7 +7,7 @@ worker dies is sent again). Without this bound, as many clients as there are con
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmx_protocol.errors import ErrorCode
-from lmx_supervisor.core.service import Service
+from lmx_supervisor.core.service import Service, TurnedAway
 from lmx_supervisor.gateway.problem import CLOSE, Problem
 
 
@@ -34,6 +34,7 @@ class BoundHeldBodies:
             self._held_bytes += arrived_bytes
             bytes_max = self._service.config.server.held_bodies_bytes_max
             if arrived_bytes and self._held_bytes > bytes_max:
+                self._service.note_turned_away(TurnedAway.HELD_BODIES)
                 text = f"The requests under way hold {bytes_max} bytes already; try again shortly, or send less."
                 raise Problem(ErrorCode.OVERLOADED, text, headers=CLOSE)
             return message

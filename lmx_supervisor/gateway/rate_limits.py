@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lmx_protocol.errors import ErrorCode
 from lmx_supervisor.config.rate_limits import RateLimit, parsed_limits
 from lmx_supervisor.config.schema import SecurityConfig, inference_needs_key
-from lmx_supervisor.core.service import Service
+from lmx_supervisor.core.service import Service, TurnedAway
 from lmx_supervisor.gateway.callers import Caller, caller_of
 from lmx_supervisor.gateway.moving_windows import Count, MovingWindows
 from lmx_supervisor.gateway.problem import Problem
@@ -44,6 +44,7 @@ class RateLimits:
         if not within:
             seconds = max(count.next_free_seconds for count in counts if count.remaining == 0)
             allowed = " and ".join(f"{limit.amount} requests in {limit.seconds} seconds" for limit in limits)
+            self._service.note_turned_away(TurnedAway.RATE_LIMIT)
             message = f"Rate limit exceeded: {allowed}. Try again in {seconds} seconds."
             raise Problem(ErrorCode.RATE_LIMIT_EXCEEDED, message, retry_after_seconds=seconds, headers=headers)
         return headers

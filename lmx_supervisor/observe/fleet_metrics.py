@@ -72,6 +72,19 @@ def _worker_metrics(workers: Sequence[WorkerView]) -> Iterator[Metric]:
         return _per_model(GaugeMetricFamily(name, text, labels=("model",)), workers, value)
 
     yield gauge("lmx_worker_memory_bytes", "Memory footprint of a worker.", lambda worker: worker.footprint_bytes)
+    yield gauge(
+        "lmx_worker_memory_peak_bytes", "The largest footprint a worker has had.", lambda worker: worker.peak_footprint_bytes
+    )
+    yield gauge(
+        "lmx_worker_tokens_per_second",
+        "Tokens a worker generates, in the last second.",
+        lambda worker: worker.tokens_per_second,
+    )
+    yield gauge(
+        "lmx_worker_prefill_tokens_per_second",
+        "Tokens of prompts a worker computes, in the last second.",
+        lambda worker: worker.prefill_tokens_per_second,
+    )
     yield gauge("lmx_worker_reserved_bytes", "Memory reserved for a model.", lambda worker: worker.reserved_bytes)
     yield gauge(
         "lmx_worker_heartbeat_age_seconds", "Since a worker's last heartbeat.", lambda worker: worker.heartbeat_age_seconds

@@ -6,12 +6,13 @@ from prometheus_client import CollectorRegistry, disable_created_metrics, genera
 
 from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.measured import Measured
-from lmx_supervisor.core.service import ServiceStatus
+from lmx_supervisor.core.service import ServiceStatus, TurnedAway
 from lmx_supervisor.core.views import FleetView, MemoryView
 from lmx_supervisor.observe.fleet_metrics import FleetMetrics
 from lmx_supervisor.observe.old_metrics import UncountedMetrics
 from lmx_supervisor.observe.request_metrics import RequestMetrics
 from lmx_supervisor.observe.told_metrics import ToldMetrics
+from lmx_supervisor.observe.work_metrics import Statuses, WorkMetrics
 
 # A second line for every counter and bucket, which no rule or dashboard reads.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -40,6 +41,14 @@ class Metrics:
     def note_shed(self) -> None:
         """A request was refused because the host's memory is nearly used up."""
         self._told.note_shed()
+
+    def note_turned_away(self, why: TurnedAway) -> None:
+        """A request was refused at the door."""
+        self._told.note_turned_away(why)
+
+    def watch_work(self, *, downloads: Statuses, quantize_jobs: Statuses) -> None:
+        """Show how much of this runs and waits."""
+        self._registry.register(WorkMetrics(downloads, quantize_jobs))
 
     def measured(self) -> Measured:
         """What is known of requests, as one document."""

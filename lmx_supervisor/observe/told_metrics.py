@@ -8,10 +8,11 @@ from prometheus_client import CollectorRegistry, Counter
 from lmx_supervisor.core.actions import Tell
 from lmx_supervisor.core.exit_reason import ExitReason
 from lmx_supervisor.core.prefixes import PREFIX_RESTORED, PREFIXES_DROPPED, PREFIXES_SAVED
+from lmx_supervisor.core.service import TurnedAway
 from lmx_supervisor.core.stop_reason import StopReason
 
-UNLOADED_BY_OPERATOR = StopReason.MANUAL
-"""Every other reason for an unload is the service's own: an eviction."""
+EVICTIONS = frozenset({StopReason.LRU, StopReason.TTL})
+"""Unloads on the service's own account; all others somebody ordered, autotune's among them."""
 
 NO_MODEL = ""
 """The model label of a warm spare; to Prometheus the same as no label."""
@@ -30,6 +31,15 @@ class ToldMetrics:
         self._restarts = counter("lmx_worker_restarts", "Restarts after a crash.", "model", "reason")
         self._replays = counter("lmx_requests_replayed", "Requests that were given to a new worker after theirs died.")
         self._evictions = counter("lmx_model_evictions", "Models unloaded by the service itself.", "model")
+        self._unloads = counter("lmx_model_unloads", "Models unloaded, by whose account it was on.", "model", "reason")
+        self._brought_back = counter(
+            "lmx_models_brought_back", "Models that came back because the load they made room for failed.", "model"
+        )
+        self._marks = counter("lmx_worker_memory_marks", "Marks that a worker's memory came to.", "model", "mark")
+        self._not_reclaimed = counter("lmx_memory_not_reclaimed", "Dead workers whose memory was late to come back.")
+        self._turned_away = counter("lmx_requests_turned_away", "Requests refused before they were read.", "reason")
+        for why in TurnedAway:
+            self._turned_away.labels(why.value)
         self._on_demand = counter("lmx_loads_on_demand", "Loads that requests were the reason of.", "model")
         self._yields = counter("lmx_model_yields", "Times that a model in use made room for one that was waited for.", "model")
         self._unfitting = counter("lmx_loads_refused_for_memory", "Loads that did not fit.", "model")
@@ -48,6 +58,9 @@ class ToldMetrics:
             "model_unloaded": self._unloaded,
             "model_demanded": lambda model, fields: self._on_demand.labels(model).inc(),
             "model_yields": lambda model, fields: self._yields.labels(model).inc(),
+            "model_brought_back": lambda model, fields: self._brought_back.labels(model).inc(),
+            "worker_memory": lambda model, fields: self._marks.labels(model, str(fields["mark"])).inc(),
+            "memory_not_reclaimed": lambda model, fields: self._not_reclaimed.inc(),
             "load_refused": lambda model, fields: self._unfitting.labels(model).inc(),
             "model_compatibility_recorded": self._recorded,
             PREFIXES_SAVED: self._prefixes_saved,
@@ -72,12 +85,17 @@ class ToldMetrics:
         """Count a request that was refused; operators are told of the pressure, not of every request."""
         self._shed.inc()
 
+    def note_turned_away(self, why: TurnedAway) -> None:
+        """Count a request that was refused at the door; operators are not told of each."""
+        self._turned_away.labels(why.value).inc()
+
     def _exited(self, model: str, fields: Mapping[str, Any]) -> None:
         if fields["reason"] != ExitReason.STOPPED:
             self._crashes.labels(model, str(fields["reason"])).inc()
 
     def _unloaded(self, model: str, fields: Mapping[str, Any]) -> None:
-        if fields["reason"] != UNLOADED_BY_OPERATOR:
+        self._unloads.labels(model, str(fields["reason"])).inc()
+        if fields["reason"] in EVICTIONS:
             self._evictions.labels(model).inc()
 
     def _recorded(self, model: str, fields: Mapping[str, Any]) -> None:

@@ -34,6 +34,7 @@ from lmx_supervisor.core.service import (
     Origin,
     ReloadOutcome,
     ServiceStatus,
+    TurnedAway,
     UnloadOutcome,
 )
 from lmx_supervisor.core.startup import StartupDecision
@@ -118,6 +119,10 @@ class LocalService:
         self._startup_complete = False
         self._events = EventBus(redaction)
         self._metrics = Metrics(self.fleet, self.status, self.memory, on_request_completed=self._events.take)
+        self._metrics.watch_work(
+            downloads=lambda: [view.status for view in downloader.views()],
+            quantize_jobs=lambda: [job.status for job in jobs.quantize_jobs()],
+        )
         self.records = ServiceRecords(kept_logs, self._events, self._metrics, supervisor.outputs, redaction.strike)
         """What the service has noted of itself."""
         for listener in (self._events.take, self._metrics.take):
@@ -162,6 +167,10 @@ class LocalService:
     def note_shed(self) -> None:
         """A request was refused for that reason."""
         self._metrics.note_shed()
+
+    def note_turned_away(self, why: TurnedAway) -> None:
+        """A request was refused before it was known what it asks for."""
+        self._metrics.note_turned_away(why)
 
     @property
     def events(self) -> EventBus:

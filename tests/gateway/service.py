@@ -31,6 +31,7 @@ from lmx_supervisor.core.service import (
     PrefixCacheUse,
     ReloadOutcome,
     ServiceStatus,
+    TurnedAway,
     UnloadOutcome,
 )
 from lmx_supervisor.core.views import FleetView, LoadProgressView, MemoryView, ReadinessView, WorkerView
@@ -176,6 +177,7 @@ class FedService:
         )
         self.is_shedding = False
         self.shed = 0
+        self.turned_away: list[TurnedAway] = []
         self.on_disk: list[ModelOnDisk] = []
         self.on_submit: Callable[[FedAnswer], None] = _say_hello
         self.answers: list[FedAnswer] = []
@@ -248,6 +250,9 @@ class FedService:
 
     def note_shed(self) -> None:
         self.shed += 1
+
+    def note_turned_away(self, why: TurnedAway) -> None:
+        self.turned_away.append(why)
 
     def metrics(self) -> bytes:
         return self.metrics_text

@@ -3,6 +3,7 @@
 import httpx
 
 from lmx_supervisor.config.schema import Config, ServerConfig
+from lmx_supervisor.core.service import TurnedAway
 from lmx_supervisor.gateway.app import create_app
 from tests.gateway.asgi import Exchange
 from tests.gateway.service import FedService, silent
@@ -36,6 +37,7 @@ async def test_a_body_that_finds_no_room_is_refused_and_the_others_go_on() -> No
     assert int(refused.headers["retry-after"]) > 0
     assert refused.headers["connection"] == "close"
     assert probe.status_code == 200
+    assert service.turned_away == [TurnedAway.HELD_BODIES]
     assert [(await exchange.message())["status"] for exchange in held] == [200, 200]
 
 

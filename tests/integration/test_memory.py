@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.live import LiveServer, wait_until
 from tests.support.memory_group import joined, memory_group
+from tests.support.promql import scraped
 
 GIB = 1024**3
 LARGE_SHARE = 0.6
@@ -121,7 +122,9 @@ def test_the_runbooks_way_out_of_memory_pressure(small_group: Path, serve: Calla
         assert server.http.get(path).status_code == 200, path
     assert server.http.get("/admin/health").json()["status"] == "degraded"
     assert memory(server)["load_shedding"]
-    assert "lmx_load_shedding 1.0" in server.http.get("/admin/metrics").text
+    scrape = scraped(server.http.get("/admin/metrics").text)
+    assert scrape["lmx_load_shedding", frozenset()] == 1.0
+    assert scrape["lmx_requests_shed_total", frozenset()] >= 3.0
     unloaded = server.http.post("/admin/models/unload", json={"model_id": "large"})
     assert unloaded.status_code == 200, unloaded.text
     wait_until(lambda: server.http.get("/admin/status").status_code == 200, 10.0, "the pressure to be over")

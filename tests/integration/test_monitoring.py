@@ -66,6 +66,43 @@ CONTRACTED = frozenset(
 """What the contract lists, section 4.2 first, then 4.3."""
 
 
+BROUGHT_BACK = ("lmx_models_brought_back_total", frozenset({("model", "large-b")}))
+MOVED: list[tuple[str, dict[str, str]]] = [
+    ("lmx_queue_wait_seconds_count", {"model": "slow"}),
+    ("lmx_time_to_first_token_seconds_count", {"model": "slow"}),
+    ("lmx_inter_token_seconds_count", {"model": "slow"}),
+    ("lmx_cancel_to_free_seconds_count", {"model": "slow"}),
+    ("lmx_model_queue_wait_seconds", {"model": "slow"}),
+    ("lmx_refused_requests_total", {"model": "slow", "reason": "rate_limit_exceeded"}),
+    ("lmx_requests_turned_away_total", {"reason": "rate_limit"}),
+    ("lmx_client_errors_total", {"client": "somebody"}),
+    ("lmx_loads_refused_for_memory_total", {"model": "huge"}),
+    ("lmx_model_evictions_total", {"model": "large-a"}),
+    ("lmx_models_brought_back_total", {"model": "large-b"}),
+    ("lmx_crashes_total", {"model": "crashing", "reason": "native_crash"}),
+    ("lmx_worker_restarts_total", {"model": "crashing", "reason": "native_crash"}),
+    ("lmx_requests_replayed_total", {}),
+]
+ONE_WHILE_QUEUEING: list[tuple[str, dict[str, str]]] = [
+    ("lmx_queued_requests", {}),
+    ("lmx_in_flight_requests", {}),
+    ("lmx_concurrent_limit", {}),
+    ("lmx_model_concurrent_limit", {"model": "slow"}),
+    ("lmx_model_running_requests", {"model": "slow", "lane": "normal"}),
+    ("lmx_model_waiting_requests", {"model": "slow", "lane": "normal"}),
+]
+SHOWN = [
+    ("lmx_requests_shed_total", "tests/integration/test_memory.py"),
+    ("lmx_memory_not_reclaimed_total", "tests/unit/supervisor/observe/test_told_metrics.py"),
+    ("lmx_downloads", "tests/unit/supervisor/observe/test_work_metrics.py"),
+    ("lmx_quantize_jobs", "tests/unit/supervisor/observe/test_work_metrics.py"),
+    ("lmx_worker_memory_peak_bytes", "tests/unit/supervisor/observe/test_fleet_metrics.py"),
+    ("lmx_worker_tokens_per_second", "tests/unit/supervisor/observe/test_fleet_metrics.py"),
+    ("lmx_worker_prefill_tokens_per_second", "tests/unit/supervisor/observe/test_fleet_metrics.py"),
+]
+"""And where they are seen to move."""
+
+
 @dataclass
 class Seen:
     """Scrapes of one server: at its start, while its queue was full, and after everything."""
@@ -92,7 +129,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     environment = {
         "LMX_MODELS__SLOTS": "1",
         "LMX_MODELS__WARM_SPARE": "false",
+        "LMX_MODELS__QUEUE_PER_MODEL": "1",
         "LMX_SUPERVISION__QUARANTINE_THRESHOLD": "2",
+        "LMX_SECURITY__RATE_LIMIT": '{"enabled": true, "default_limit": "10000/minute", "embeddings_limit": "1/minute"}',
     }
     server = LiveServer(tmp_path_factory.mktemp("monitoring") / "home", (), environment).start()
     try:
@@ -120,6 +159,7 @@ def _provoke(server: LiveServer) -> Seen:
         waiting = pool.submit(server.chat, "slow", max_tokens=3)
         wait_until(lambda: queued() == 1.0, 10.0, "a request to wait")
         queueing = scrape()
+        assert server.chat("slow").status_code == 429
         # What the rule on waiting is about: more than a second.
         time.sleep(1.1)
         stream.close()
@@ -129,7 +169,12 @@ def _provoke(server: LiveServer) -> Seen:
     server.http.post("/v1/chat/completions", json=server.chat_body("crashing", "poison"), headers=named)
     for _ in range(2):
         assert server.http.post("/admin/models/load", json={"model_id": "Some-GLM"}).status_code == 409
+    for _ in range(2):
+        turned_away = server.http.post("/v1/embeddings", json={"model": "slow", "input": "x"})
+    assert turned_away.status_code == 429
     _evict(server, times=3)
+    _evict_in_vain(server)
+    wait_until(lambda: scrape().get(BROUGHT_BACK, 0.0) == 1.0, 30.0, "the evicted model to be brought back")
     return Seen(before, queueing, scrape())
 
 
@@ -141,6 +186,32 @@ def _evict(server: LiveServer, times: int) -> None:
     for _ in range(times):
         server.load("large-a")
         server.load("large-b")
+
+
+def _evict_in_vain(server: LiveServer) -> None:
+    """A load that cannot fit evicts nobody; one that fails after it evicted somebody brings them back."""
+    server.script("huge", f"load: {{bytes: {2**50}}}")
+    assert server.http.post("/admin/models/load", json={"model_id": "huge"}).status_code == 507
+    bytes_of_a = (server.home / "models" / "large-a.script.yaml").read_text()
+    server.script("failing", f"{bytes_of_a}\nfaults: [{{when: load, do: abort}}]")
+    assert server.http.post("/admin/models/load", json={"model_id": "failing"}).status_code == 409
+
+
+def test_every_queue_wait_refusal_reservation_and_eviction_is_counted(seen: Seen) -> None:
+    """Each of these metrics has moved by an event of its kind, and by one where one happened."""
+
+    def value(scrape: Scrape, name: str, labels: dict[str, str]) -> float:
+        return scrape.get((name, frozenset(labels.items())), 0.0)
+
+    unmoved = [(name, labels) for name, labels in MOVED if value(seen.after, name, labels) <= value(seen.before, name, labels)]
+    wrong = {(name, str(labels)): value(seen.queueing, name, labels) for name, labels in ONE_WHILE_QUEUEING}
+
+    assert unmoved == []
+    assert set(wrong.values()) == {1.0}, wrong
+    assert value(seen.queueing, "lmx_worker_reserved_bytes", {"model": "slow"}) > 0
+    assert value(seen.queueing, "lmx_memory_reserved_gb", {}) > 0
+    assert value(seen.after, "lmx_model_unloads_total", {"model": "large-a", "reason": "lru"}) == 3.0
+    assert {name for name, _ in SHOWN} <= seen.names, "what this server has no occasion for is there all the same"
 
 
 def test_every_metric_of_the_contract_has_a_series(seen: Seen) -> None:

@@ -42,18 +42,24 @@ async def test_the_gauges_are_the_snapshot_s(service: FedService) -> None:
     view = msgspec.structs.replace(
         worker_view("m"),
         heartbeat_age_seconds=0.5,
+        peak_footprint_bytes=2 * 1024**3,
+        tokens_per_second=80.0,
+        prefill_tokens_per_second=900.0,
         consecutive_failures=2,
         last_exit=ExitView(reason="hung", text="x", at_unix_seconds=1.0),
     )
     registry = _registry(service, view, worker_view("down", WorkerState.BACKOFF))
     names = (
         "worker_memory_bytes",
+        "worker_memory_peak_bytes",
+        "worker_tokens_per_second",
+        "worker_prefill_tokens_per_second",
         "worker_heartbeat_age_seconds",
         "model_load_duration_seconds",
         "worker_consecutive_failures",
     )
     values = [registry.get_sample_value(f"lmx_{name}", {"model": "m"}) for name in names]
-    assert values == [1024**3, 0.5, 1.0, 2.0]
+    assert values == [1024**3, 2 * 1024**3, 80.0, 900.0, 0.5, 1.0, 2.0]
     assert registry.get_sample_value("lmx_worker_last_exit_info", {"model": "m", "reason": "hung"}) == 1.0
     assert registry.get_sample_value("lmx_concurrent_limit") == 8.0
     assert registry.get_sample_value("lmx_loaded_models") == 1.0
