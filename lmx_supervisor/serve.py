@@ -23,7 +23,8 @@ from lmx_supervisor.config.error import ConfigError
 from lmx_supervisor.config.home import home_directory
 from lmx_supervisor.config.load import LoadedConfig, load_config
 from lmx_supervisor.config.redact import secret_values
-from lmx_supervisor.config.schema import Config, inference_needs_key
+from lmx_supervisor.config.schema import Config
+from lmx_supervisor.config.security_rules import open_to_others
 from lmx_supervisor.core.refusal import Refusal
 from lmx_supervisor.early_stop import STOP_SIGNALS
 from lmx_supervisor.gateway.app import create_app
@@ -194,9 +195,6 @@ def _announce(home: Path, url: str) -> None:
 
 
 def _warn_when_open_to_others(config: Config) -> None:
-    loopback = config.server.host in ("127.0.0.1", "::1", "localhost")
-    if not loopback and not (config.security.admin_key and inference_needs_key(config.security)):
-        log.warning(
-            "open_to_others",
-            extra={"host": config.server.host, "text": "no keys are set: anyone who reaches the port may use it"},
-        )
+    what = open_to_others(config)
+    if what is not None:
+        log.warning("open_to_others", extra={"host": config.server.host, "text": what})

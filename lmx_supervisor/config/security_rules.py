@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from lmx_supervisor.config.broken_rule import BrokenRule
 from lmx_supervisor.config.named_keys import digest_of, sha256_of
 from lmx_supervisor.config.rate_limits import parsed_limits
-from lmx_supervisor.config.schema import RateLimitConfig, SecurityConfig, inference_needs_key
+from lmx_supervisor.config.schema import Config, RateLimitConfig, SecurityConfig, inference_needs_key
 
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _ENABLED = "security.supabase_jwt_enabled"
@@ -23,6 +23,21 @@ def broken_security_rules(security: SecurityConfig) -> list[BrokenRule]:
         *_unusable_proxies(security),
         *_unusable_origins(security),
     ]
+
+
+def open_to_others(config: Config) -> str | None:
+    """What other machines may use without a key, in words; None: nothing."""
+    if config.server.host in _LOOPBACK_HOSTS:
+        return None
+    open_halves = [
+        half
+        for half, is_open in (
+            ("/v1 (security.inference_api_key)", not inference_needs_key(config.security)),
+            ("/admin (security.admin_key)", config.security.admin_key is None),
+        )
+        if is_open
+    ]
+    return f"no key is set for {' and '.join(open_halves)}: anyone who reaches the port may use it" if open_halves else None
 
 
 def _open_in_the_cloud(security: SecurityConfig) -> Iterator[BrokenRule]:

@@ -11,6 +11,7 @@ from lmx_supervisor.config.keys import all_keys
 from lmx_supervisor.config.load import LoadedConfig, load_config, read_again
 from lmx_supervisor.config.reloading import LIVE_KEYS, plan_reload
 from lmx_supervisor.config.schema import NamedKey
+from lmx_supervisor.config.security_rules import open_to_others
 
 TOKENS = (
     "supabase_jwt_enabled: true, supabase_jwt_issuer: i, supabase_jwt_audience: a, "
@@ -248,3 +249,23 @@ def test_all_of_security_is_live() -> None:
     security: set[Any] = {dotted for dotted in all_keys() if dotted.startswith("security.")}
 
     assert security <= LIVE_KEYS
+
+
+@pytest.mark.parametrize(
+    ("host", "security", "open_halves"),
+    [
+        ("127.0.0.1", "", None),
+        ("::1", "", None),
+        ("0.0.0.0", "admin_key: a, inference_api_key: k", None),
+        ("0.0.0.0", f"admin_key: a, {TOKENS}", None),
+        ("0.0.0.0", "", "/v1 (security.inference_api_key) and /admin (security.admin_key)"),
+        ("192.0.2.1", "admin_key: a", "/v1 (security.inference_api_key)"),
+        ("0.0.0.0", "inference_keys: {alice: {key: k}}", "/admin (security.admin_key)"),
+    ],
+)
+def test_what_others_may_use_without_a_key_is_named(tmp_path: Path, host: str, security: str, open_halves: str | None) -> None:
+    """For the warning at the start: the half that is open, and nothing where none is or nobody else gets there."""
+    config = load(tmp_path, security, {"LMX_SERVER__HOST": host}).config
+
+    said = None if open_halves is None else f"no key is set for {open_halves}: anyone who reaches the port may use it"
+    assert said == open_to_others(config)
