@@ -19,9 +19,10 @@ from typing import NoReturn
 ROOT = Path(__file__).parents[1]
 WAVES = (
     {"code": ("unit", "gateway", "machine", "fuzz", "sim"), "processes": ("contract", "integration")},
-    {"faults": ("fault",)},
+    {"alone": ("fault", "integration")},
 )
-"""One after the other: the groups that run at once, and the directories of each."""
+"""One after the other: the groups that run at once, and the directories of each. The last one runs what is marked `alone`, the
+others what is not."""
 GIVES_WAY = "code"
 """It only computes: where there are fewer cores than work, the others go first."""
 END_SECONDS = 90.0
@@ -112,7 +113,8 @@ def commands(groups: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
     """How each group is started. Each keeps a cache of its own of what failed last."""
     found = {}
     for name, directories in groups.items():
-        pytest = [sys.executable, "-m", "pytest", "--durations=5", "-o", f"cache_dir=.pytest_cache/{name}"]
+        chosen = ["-m", "alone" if groups is WAVES[-1] else "not alone"]
+        pytest = [sys.executable, "-m", "pytest", "--durations=5", "-o", f"cache_dir=.pytest_cache/{name}", *chosen]
         way = ["nice", "-n", "5"] if name == GIVES_WAY else []
         found[name] = [*way, *pytest, *(f"tests/{directory}" for directory in directories)]
     return found

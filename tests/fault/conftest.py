@@ -18,8 +18,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what cannot be run here, and hand case and promise to the report."""
+    """Skip what cannot be run here, and hand case and promise to the report. Times are measured in all of them."""
     for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.alone)
         for marker in item.iter_markers("fault"):
             case_id, promise = marker.args
             not_run = marker.kwargs.get("not_run")

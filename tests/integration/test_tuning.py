@@ -187,6 +187,7 @@ def test_an_unusable_registry_is_set_aside(serve: Serve, tmp_path: Path) -> None
     assert in_force(server, "m") == {"slots": (3, "autotune")}
 
 
+@pytest.mark.alone
 @pytest.mark.real
 def test_autotune_picks_the_faster_profile_of_the_demo_model(serve: Serve) -> None:
     """Many threads for each core wait for each other, however fast the machine is: far slower than one thread each."""

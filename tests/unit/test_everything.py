@@ -13,6 +13,7 @@ from tests.support.live import wait_until
 # The plugins would take each of these small runs seconds to bring in.
 _ENVIRONMENT = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 _RUN = "import json, sys; from tests.everything import run; sys.exit(run(json.loads(sys.argv[1])))"
+_MARK = "@pytest.mark." + "alone"
 _PASSES = "def test_good():\n    assert True\n"
 _FAILS = "def test_bad():\n    assert 'apples' == 'pears'\n"
 _WAITS = """
@@ -39,14 +40,19 @@ def waves_of(directory: Path, *waves: dict[str, str]) -> str:
     return json.dumps(found)
 
 
-def test_every_directory_of_tests_is_in_one_group() -> None:
-    """What has tests is run, and once; the measurements of `bench` are no tests."""
-    with_tests = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py")}
-    grouped = [directory for wave in WAVES for directories in wave.values() for directory in directories]
-    assert sorted(grouped) == sorted(with_tests)
-    assert {path for wave in WAVES for command in commands(wave).values() for path in command if path.startswith("tests/")} == {
-        f"tests/{directory}" for directory in with_tests
-    }
+def test_every_test_is_in_one_group() -> None:
+    """All that there is runs, and once: side by side, or alone where it is marked so. What `bench` measures is no test."""
+    files = [(path.relative_to(ROOT / "tests").parts[0], path) for path in (ROOT / "tests").rglob("test_*.py")]
+    marked = {directory for directory, path in files if _MARK in path.read_text()}
+    *side_by_side, last = WAVES
+    together = [directory for wave in side_by_side for directories in wave.values() for directory in directories]
+    assert sorted(together) == sorted({directory for directory, _ in files} - {"fault"})
+    assert [sorted(directories) for directories in last.values()] == [sorted(marked | {"fault"})]
+    for wave in WAVES:
+        for name, command in commands(wave).items():
+            chosen = command[command.index("pytest") :]
+            assert [part for part in chosen if part.startswith("tests/")] == [f"tests/{directory}" for directory in wave[name]]
+            assert chosen[chosen.index("-m") + 1] == ("alone" if wave is last else "not alone")
 
 
 def test_failures_stand_at_the_end_and_the_exit_status_tells_of_them(tmp_path: Path) -> None:
