@@ -56,12 +56,14 @@ def percent_loaded(progress: LoadProgressView) -> int:
 
 
 def state_text(worker: WorkerView) -> str:
-    """The state, with how far a load is or when the next restart comes."""
+    """The state, with how far a load is or when the next restart comes; or that a model waits for room, or makes it."""
     if worker.state is WorkerState.LOADING and worker.load_progress is not None:
         return f"{worker.state} {percent_loaded(worker.load_progress)}%"
     if worker.state is WorkerState.BACKOFF and worker.restart_in_seconds is not None:
         return f"{worker.state} {short_duration(worker.restart_in_seconds)}"
-    return str(worker.state)
+    if worker.waits_because is not None:
+        return "awaits room"
+    return "yields" if worker.yields_to is not None else str(worker.state)
 
 
 def fleet_lines(fleet: Fleet, columns: int | None) -> list[str]:

@@ -28,7 +28,7 @@ from lmx_supervisor.core.roster import Roster
 from lmx_supervisor.core.serving import Serving
 from lmx_supervisor.core.slot import Slot
 from lmx_supervisor.core.state import FleetState
-from lmx_supervisor.core.why_not import lost_its_files, quarantine_text
+from lmx_supervisor.core.why_not import lost_its_files, quarantine_text, refusal_of_absent
 
 _LOAD_REFUSALS: dict[ExitReason, ErrorCode] = {
     ExitReason.BAD_MODEL: ErrorCode.MODEL_PROBE_FAILED,
@@ -110,14 +110,14 @@ class Dying:
         else:
             ended = WorkerState.FAILED if slot.quarantine_reason is None else WorkerState.QUARANTINED
             slot.move(ended, now, "starting it again would not help, or nobody relies on it")
-            self._refuse_everyone(slot, incarnation, verdict)
+            self._refuse_everyone(slot, incarnation, verdict, now)
 
     def _end_trial(self, slot: Slot, incarnation: Incarnation, verdict: Verdict, now: float) -> None:
         """Its settings are to blame: neither the model as it is usually loaded, nor the requests that it served."""
         self._serving.worker_lost(slot, incarnation, will_return=False, text=verdict.text, now=now)
         ended = WorkerState.FAILED if slot.quarantine_reason is None else WorkerState.QUARANTINED
         slot.move(ended, now, "it was loaded only to try its settings")
-        self._refuse_everyone(slot, incarnation, verdict)
+        self._refuse_everyone(slot, incarnation, verdict, now)
 
     def _restart_after(self, slot: Slot, delay_seconds: float, verdict: Verdict, now: float) -> None:
         slot.restarts += 1
@@ -155,18 +155,22 @@ class Dying:
             while_serving=slot.ready_at is not None,
             alarming=True,
         )
-        self._refuse_everyone(slot, incarnation, verdict)
+        self._refuse_everyone(slot, incarnation, verdict, now)
 
-    def _refuse_everyone(self, slot: Slot, incarnation: Incarnation, verdict: Verdict) -> None:
+    def _refuse_everyone(self, slot: Slot, incarnation: Incarnation, verdict: Verdict, now: float) -> None:
         slot.wanted = False
         code = incarnation.load_refusal_code or _LOAD_REFUSALS.get(verdict.reason, ErrorCode.MODEL_LOADER_CRASHED)
         text = incarnation.load_refusal or f"its worker died: {verdict.text}"
         self._loading.refuse_loads(slot, ErrorCode(code), f"Loading model '{slot.model_id}' failed: {text}")
-        quarantined = slot.state is WorkerState.QUARANTINED
-        down_code = ErrorCode.MODEL_TRUNCATED if lost_its_files(slot) else ErrorCode.WORKER_LOST
-        request_code = ErrorCode.MODEL_UNSTABLE if quarantined else down_code
-        request_text = quarantine_text(slot) if quarantined else f"Model '{slot.model_id}' is gone: {verdict.text}."
-        self._serving.refuse_waiting(slot, request_code, request_text)
+        if slot.state is WorkerState.QUARANTINED:
+            self._serving.refuse_waiting(slot, ErrorCode.MODEL_UNSTABLE, quarantine_text(slot))
+        elif slot.on_demand and slot.ready_at is None:
+            # As those are told who ask right after them.
+            absent = refusal_of_absent(self._state, slot.model_id, slot, now)
+            self._serving.refuse_waiting(slot, absent.code, absent.text, absent.retry_after_seconds)
+        else:
+            down_code = ErrorCode.MODEL_TRUNCATED if lost_its_files(slot) else ErrorCode.WORKER_LOST
+            self._serving.refuse_waiting(slot, down_code, f"Model '{slot.model_id}' is gone: {verdict.text}.")
 
     def _forgive_after_sustained_service(self, slot: Slot, now: float) -> None:
         served = slot.served_since_ready > 0 and slot.ready_at is not None

@@ -87,7 +87,7 @@ class Serving:
         if state.draining:
             return failed(ErrorCode.SHUTTING_DOWN, "The server is shutting down; try again in a moment.", 5)
         if slot is None or (slot.state in _GONE and not slot.keeps_its_line):
-            absent = refusal_of_absent(state.policy, model, slot, safe_mode=state.safe_mode, now=now)
+            absent = refusal_of_absent(state, model, slot, now)
             return failed(absent.code, absent.text, absent.retry_after_seconds)
         if slot.state is WorkerState.QUARANTINED:
             return failed(ErrorCode.MODEL_UNSTABLE, quarantine_text(slot))

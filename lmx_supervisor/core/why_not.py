@@ -8,6 +8,10 @@ from lmx_protocol.states import WorkerState
 from lmx_supervisor.core.exit_reason import NEVER_RESTART, ExitReason
 from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.slot import SERVING, Slot
+from lmx_supervisor.core.state import FleetState
+
+_LASTS = NEVER_RESTART - {ExitReason.WILL_NOT_FIT, ExitReason.MEMORY_NOT_RECLAIMED}
+"""What keeps a model from being loaded until somebody has done something about it; memory comes back by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +37,15 @@ def not_loaded_text(model: str, slot: Slot | None) -> str:
     return f"Model '{model}' is not loaded. {how}"
 
 
-def refusal_of_absent(policy: Policy, model: str, slot: Slot | None, *, safe_mode: bool, now: float) -> Absent:
+def refusal_of_absent(state: FleetState, model: str, slot: Slot | None, now: float) -> Absent:
     """What a request for a model that is neither served nor coming is told."""
+    policy = state.policy
     text = not_loaded_text(model, slot)
     if slot is not None and lost_its_files(slot):
         return Absent(ErrorCode.MODEL_TRUNCATED, text)
     if not policy.load_on_demand:
         return Absent(ErrorCode.MODEL_NOT_FOUND, text)
-    if safe_mode:
+    if state.safe_mode:
         return Absent(ErrorCode.MODEL_NOT_FOUND, f"{text} In safe mode no request loads a model.")
     if not policy.loads_on_demand(model):
         return Absent(ErrorCode.MODEL_NOT_FOUND, f"{text} models.on_demand_models does not have it.")
@@ -48,7 +53,7 @@ def refusal_of_absent(policy: Policy, model: str, slot: Slot | None, *, safe_mod
     if slot is not None and slot.last_exit is not None and held_off_seconds > 0:
         again = math.ceil(held_off_seconds)
         text = f"{text} A request may have it loaded again in {again} s."
-        if slot.last_exit.reason not in NEVER_RESTART:
+        if slot.last_exit.reason not in _LASTS:
             return Absent(ErrorCode.MODEL_LOADING, text, again)
     return Absent(ErrorCode.MODEL_NOT_FOUND, text)
 

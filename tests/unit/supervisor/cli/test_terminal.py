@@ -89,6 +89,13 @@ def test_the_fleet_says_everything_when_there_is_room() -> None:
     assert lines[2].split() == ["down", "llamacpp", "-", "backoff", "4s", "-", "1", "-/-", "0/0", "0", "81", "-"]
 
 
+def test_the_fleet_says_which_models_wait_for_room_and_which_make_it() -> None:
+    """`stopped` and `busy` alone would not say why requests wait."""
+    wanted = worker("wanted", pid=None, state=WorkerState.STOPPED, waits_because="'tiny' is in use")
+    lines = fleet_lines(Fleet(workers=(worker(yields_to="wanted"), wanted)), columns=None)
+    assert [line.split()[3:5] for line in lines[1:]] == [["yields", "2h"], ["awaits", "room"]]
+
+
 def test_a_fleet_of_another_version_is_told_as_such() -> None:
     """A document without the fields that are shown is a failure of ours, not a traceback."""
     assert parse_fleet(fleet_document(worker())).worker("tiny") == worker()

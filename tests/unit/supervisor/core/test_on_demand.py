@@ -274,10 +274,27 @@ def test_a_failed_load_is_not_repeated_for_every_request() -> None:
         codes += [failure(stage, f"r{attempt}").code, failure(stage, f"at once {attempt}").code]
         stage.tick(limits.RESTART_MAX_SECONDS)
 
-    first = failure(stage, "at once 0")
-    assert (limits.RESTART_MAX_SECONDS, True) == (first.retry_after_seconds, "SIGSEGV" in first.message)
-    assert [ErrorCode.WORKER_LOST, ErrorCode.MODEL_LOADING] * 2 + [ErrorCode.MODEL_UNSTABLE] * 2 == codes
+    for request_id in ("r0", "at once 0"):
+        refusal = failure(stage, request_id)
+        assert (limits.RESTART_MAX_SECONDS, True) == (refusal.retry_after_seconds, "SIGSEGV" in refusal.message)
+    assert [ErrorCode.MODEL_LOADING] * 4 + [ErrorCode.MODEL_UNSTABLE] * 2 == codes
     assert 3 == stage.loads()
+
+
+def test_a_load_that_fails_for_good_is_told_with_its_reason() -> None:
+    """404, not an invitation to come again, to who waited and to who asks next; after a while it is looked at again."""
+    stage = host()
+    wish(stage, "first", "a")
+    stage.hello("a")
+    stage.die("a", code=70)
+    wish(stage, "next", "a")
+    stage.tick(limits.RESTART_MAX_SECONDS)
+    wish(stage, "later", "a")
+
+    for request_id in ("first", "next"):
+        refusal = failure(stage, request_id)
+        assert (ErrorCode.MODEL_NOT_FOUND, True) == (refusal.code, "the model cannot be loaded" in refusal.message)
+    assert (WorkerState.SPAWNING, []) == (stage.state("a"), stage.ends("later"))
 
 
 def test_a_request_for_a_model_that_was_evicted_has_it_loaded_again_in_its_turn() -> None:
@@ -312,7 +329,7 @@ def test_a_load_on_demand_that_fails_brings_back_who_made_room_with_its_line() -
     stage.come_up("a")
     stage.finish("a2", "a", seq=0)
 
-    assert (ErrorCode.WORKER_LOST, Finished) == (failure(stage, "b1").code, type(stage.ends("a2")[0]))
+    assert (ErrorCode.MODEL_NOT_FOUND, Finished) == (failure(stage, "b1").code, type(stage.ends("a2")[0]))
     assert ["a"] == [event["model_id"] for event in stage.told("model_brought_back")]
 
 

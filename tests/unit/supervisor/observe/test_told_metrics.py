@@ -26,6 +26,8 @@ SAVED = {"prefixes": 2, "tokens": 80, "bytes": 900}
         (Tell("model_brought_back", M), "models_brought_back", {"model": "m"}, 1.0),
         (Tell("worker_memory", {**M, "mark": "soft"}), "worker_memory_marks", {"model": "m", "mark": "soft"}, 1.0),
         (Tell("memory_not_reclaimed", {"missing_bytes": 9}), "memory_not_reclaimed", {}, 1.0),
+        (Tell("model_demanded", {**M, "requests_waiting": 2}), "loads_on_demand", {"model": "m"}, 1.0),
+        (Tell("model_yields", {**M, "for_model_id": "n"}), "model_yields", {"model": "m"}, 1.0),
         (Tell("model_compatibility_recorded", {**M, "outcome": "fail"}), "model_compatibility_fail", {"model": "m"}, 1.0),
         (Tell("model_compatibility_recorded", {**M, "outcome": "pass"}), "model_compatibility_fail", {"model": "m"}, 0.0),
         (Tell("prefixes_saved", {**M, **SAVED}), "prefixes_saved", {"model": "m"}, 2.0),
