@@ -62,7 +62,7 @@ class Fleet:
         self._host = HostWatch(self._state)
         self._arbiter = Arbiter(self._state)
         self._warm_pool = WarmPool(self._state, self._loading)
-        self._on_demand = OnDemand(self._state, self._loading, self._serving)
+        self._on_demand = OnDemand(self._state, self._loading, self._serving, memory_return)
         self._containment = Containment(self._state)
         self._readiness = ReadinessWatch()
         self._drain_until = 0.0

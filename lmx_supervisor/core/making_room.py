@@ -84,7 +84,8 @@ def make_room(state: FleetState, slot: Slot, spoken_for: SpokenFor, now: float) 
         why = "the models that may leave would not make enough room" if may_evict else "no other model is unloaded for it"
         return Hopeless(missing.text(why))
     free_bytes = missing.need.total_bytes - sum(candidate.bytes for candidate in chosen)
-    return _wait_for(state, [state.slots[candidate.model_id] for candidate in chosen], max(0, free_bytes), now)
+    models = [state.slots[candidate.model_id] for candidate in chosen]
+    return _wait_for(state, models, spoken_for, max(0, free_bytes), now)
 
 
 def may_leave(state: FleetState, slot: Slot, beneficiary: Slot, now: float) -> bool:
@@ -125,16 +126,18 @@ def _candidate(state: FleetState, slot: Slot, *, since: float | None) -> Candida
     return Candidate(slot.model_id, charge_bytes(state, slot), since or 0.0, slot.prefetched)
 
 
-def _wait_for(state: FleetState, models: Sequence[Slot], spoken_for_bytes: int, now: float) -> Wait:
-    spoken_for = frozenset(each.model_id for each in models)
+def _wait_for(state: FleetState, models: Sequence[Slot], spoken_for: SpokenFor, free_bytes: int, now: float) -> Wait:
+    """Until these can leave, beside whom `free_bytes` of the free memory are needed."""
+    names = frozenset(each.model_id for each in models)
     latest = max(models, key=lambda each: free_at(state.policy, each, now))
     not_before = free_at(state.policy, latest, now)
     if not_before > now:
         has_served = f"has served for less than {state.policy.least_residency_seconds:g} s"
         because = f"'{latest.model_id}' {has_served if latest.state in SERVING else 'is on its way'}"
-        return Wait(not_before, because, spoken_for, spoken_for_bytes)
+        return Wait(not_before, because, names, free_bytes)
+    if promised := names & spoken_for.models:
+        return Wait(now, f"'{min(promised)}' makes room for another one first", names, free_bytes)
     in_use = [each for each in models if not each.is_idle]
     yields = frozenset(each.model_id for each in in_use if each.state in SERVING and _can_yield(state.policy, each))
-    names = " and ".join(f"'{each.model_id}'" for each in in_use or models)
-    because = f"{names} {'is' if len(in_use or models) == 1 else 'are'} in use" if in_use else f"{names} makes room for another"
-    return Wait(not_before, because, spoken_for, spoken_for_bytes, yields)
+    because = f"'{(in_use or models)[0].model_id}' is in use"
+    return Wait(now, because, names, free_bytes, yields)

@@ -9,8 +9,10 @@ from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import events as e
+from lmx_supervisor.core.budget import is_somebody_leaving
 from lmx_supervisor.core.loading import Loading, take_order
 from lmx_supervisor.core.making_room import Hopeless, SpokenFor, Start, Wait, make_room
+from lmx_supervisor.core.memory_return import MemoryReturn
 from lmx_supervisor.core.serving import Serving
 from lmx_supervisor.core.slot import Slot
 from lmx_supervisor.core.state import FleetState
@@ -20,8 +22,9 @@ from lmx_supervisor.core.why_not import held_off_until, not_loaded_text
 class OnDemand:
     """The requests' side of loading."""
 
-    def __init__(self, state: FleetState, loading: Loading, serving: Serving) -> None:
+    def __init__(self, state: FleetState, loading: Loading, serving: Serving, memory_return: MemoryReturn) -> None:
         self._state = state
+        self._memory_return = memory_return
         self._loading = loading
         self._serving = serving
         self._doors_closed = False
@@ -61,7 +64,7 @@ class OnDemand:
             if isinstance(plan, Start):
                 self._loading.begin_on_demand(slot, plan.evict, now)
             elif isinstance(plan, Hopeless):
-                self._refuse(slot, plan.text)
+                self._give_up(slot, plan, now)
             else:
                 spoken_for = spoken_for.and_what(plan)
                 yields |= dict.fromkeys(plan.yields, slot.model_id)
@@ -84,9 +87,13 @@ class OnDemand:
         if slot.state is WorkerState.STOPPED and slot.evicted_for is None:
             del self._state.slots[slot.model_id]
 
-    def _refuse(self, slot: Slot, text: str) -> None:
-        self._state.tell("load_refused", model_id=slot.model_id, reason="insufficient_memory", text=text)
-        self._serving.refuse_waiting(slot, ErrorCode.OVERLOADED, text)
+    def _give_up(self, slot: Slot, plan: Hopeless, now: float) -> None:
+        if is_somebody_leaving(self._state) or self._memory_return.is_being_verified:
+            # What the leaving one still holds, or held until just now, may look like somebody else's.
+            self._have_wait(slot, Wait(now, "memory is about to come back", frozenset(), 0), now)
+            return
+        self._state.tell("load_refused", model_id=slot.model_id, reason="insufficient_memory", text=plan.text)
+        self._serving.refuse_waiting(slot, ErrorCode.OVERLOADED, plan.text)
         self._forget(slot)
 
     def _have_wait(self, slot: Slot, plan: Wait, now: float) -> None:

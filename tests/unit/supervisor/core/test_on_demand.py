@@ -181,6 +181,22 @@ def test_a_model_in_use_takes_turns_with_the_one_that_is_waited_for() -> None:
     assert [("a", "b"), ("b", "a")] == [(event["model_id"], event["for_model_id"]) for event in stage.told("model_yields")]
 
 
+def test_of_two_that_wait_for_the_same_memory_the_first_gets_it() -> None:
+    """The second does not take away what was promised to the first, whoever else waits."""
+    stage = host()
+    stage.ready("a", needs_bytes=60 * GIB)
+    stage.tick(RESIDENCY)
+    stage.ask("a1", "a")
+    wish(stage, "b1", "b")
+    wish(stage, "c1", "c")
+    stage.ask("a2", "a")
+    assert ("b", "'a' makes room for another one first") == (stage.slot("a").yields_to, stage.slot("c").waits_because)
+    stage.finish("a1", "a", seq=0)
+
+    assert [("a", "b")] == [(event["model_id"], event["for_model_id"]) for event in stage.told("model_evicted")]
+    assert [("a", "b")] == [(event["model_id"], event["for_model_id"]) for event in stage.told("model_yields")]
+
+
 def test_a_model_that_no_request_could_bring_back_is_not_kept_from_its_requests() -> None:
     """One in use that is not in the list goes on as it pleases; it leaves when it is idle by itself."""
     stage = host(on_demand_models=("b",))
@@ -245,6 +261,25 @@ def test_what_can_never_fit_is_refused_at_once_with_the_sum(
     assert ErrorCode.OVERLOADED is refusal.code
     assert "needs 60.00 GB" in refusal.message and "(a 60.00 GB)" in refusal.message and words in refusal.message
     assert (["a"], []) == (list(stage.fleet.state.slots), stage.told("model_evicted"))
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_memory_that_may_come_back_is_waited_for(comes_back: bool) -> None:
+    """While a worker leaves, what it holds can look like somebody else's: nobody is refused for that before it has left."""
+    stage = host()
+    stage.ready("a", needs_bytes=10 * GIB)
+    stage.unload("a")
+    stage.host(100 * GIB, used_bytes=50 * GIB)
+    wish(stage, "r", "b")
+    assert not stage.ends("r")
+    if comes_back:
+        stage.host(100 * GIB)
+    leave(stage, "a")
+
+    if comes_back:
+        assert WorkerState.SPAWNING is stage.state("b")
+    else:
+        assert ErrorCode.OVERLOADED is failure(stage, "r").code
 
 
 def test_a_small_model_passes_a_large_one_only_where_it_takes_nothing_of_what_that_needs() -> None:
