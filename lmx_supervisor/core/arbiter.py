@@ -74,6 +74,27 @@ def _prefill_ratios(workers: Sequence[Computing]) -> dict[str, float]:
     }
 
 
+def computing(state: FleetState) -> list[Computing]:
+    """The workers that have requests to compute, and something of the host that they could do with less of."""
+    return [worker for slot in state.slots.values() if (worker := _computing(state, slot)) is not None]
+
+
+def _computing(state: FleetState, slot: Slot) -> Computing | None:
+    incarnation = state.incarnation_of(slot)
+    if incarnation is None or not slot.running or slot.facts is None or slot.facts.sharing is ComputeSharing.NOTHING:
+        return None
+    entries = [entry for entry in map(state.ledger.get, slot.running) if entry is not None and entry.takes_a_place]
+    if not entries:
+        return None
+    return Computing(
+        incarnation=incarnation.name,
+        sharing=slot.facts.sharing,
+        threads_max=slot.spec.threads,
+        decodes=any(entry.has_begun for entry in entries),
+        prefills=any(not entry.has_begun for entry in entries),
+    )
+
+
 class Arbiter:
     """Tells the workers what they get, whenever that changes."""
 
@@ -86,26 +107,8 @@ class Arbiter:
         if not state.compute_changed:
             return
         state.compute_changed = False
-        computing = [worker for slot in state.slots.values() if (worker := self._computing(slot)) is not None]
-        for name, grant in shared_out(state.processors, computing).items():
+        for name, grant in shared_out(state.processors, computing(state)).items():
             incarnation = state.incarnations[name]
             if grant != incarnation.grant:
                 incarnation.grant = grant
                 state.emit(Send(name, grant))
-
-    def _computing(self, slot: Slot) -> Computing | None:
-        incarnation = self._state.incarnation_of(slot)
-        if incarnation is None or not slot.running or slot.facts is None:
-            return None
-        if slot.facts.sharing is ComputeSharing.NOTHING:
-            return None
-        entries = [entry for entry in map(self._state.ledger.get, slot.running) if entry is not None and entry.takes_a_place]
-        if not entries:
-            return None
-        return Computing(
-            incarnation=incarnation.name,
-            sharing=slot.facts.sharing,
-            threads_max=slot.spec.threads,
-            decodes=any(entry.has_begun for entry in entries),
-            prefills=any(not entry.has_begun for entry in entries),
-        )

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from lmx_protocol.messages import Begin, Cancelled, StepEvents
-from lmx_protocol.states import WorkerState
+from lmx_protocol.states import ComputeSharing, WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
+from lmx_supervisor.core.arbiter import computing, shared_out
 from lmx_supervisor.core.choosing import next_in_line
 from lmx_supervisor.core.claims import Lane
 from lmx_supervisor.core.exit_reason import ExitObservation
@@ -26,7 +27,8 @@ from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.slot import SERVING, STARTING, Slot
 from tests.support.stage import Stage
 
-MODELS = ("a", "b", "c")
+SHARING = {"a": ComputeSharing.THREADS, "b": ComputeSharing.THREADS, "c": ComputeSharing.TIME}
+MODELS = tuple(SHARING)
 models = st.sampled_from(MODELS)
 limit = st.integers(1, 3)
 claims = st.fixed_dictionaries(
@@ -50,6 +52,7 @@ class FleetMachine(RuleBasedStateMachine):
     def begin(self, spare: bool) -> None:
         policy = Policy(warm_spare=spare, queue_per_model=3, queue_total=4, drain_seconds=5.0, adaptive_latency_window=8)
         self.stage = Stage(policy)
+        self.stage.do(e.ProcessorsCounted(2))
         self.asked: set[str] = set()
         self.orders: set[str] = set()
         self.seen = 0
@@ -112,7 +115,7 @@ class FleetMachine(RuleBasedStateMachine):
         if slot.state is WorkerState.SPAWNING:
             self.stage.hello(model)
         elif slot.state is WorkerState.LOADING:
-            self.stage.loaded(model)
+            self.stage.loaded(model, sharing=SHARING[model])
         elif slot.state is WorkerState.WARMING:
             self.stage.canary(model)
 
@@ -192,6 +195,14 @@ class FleetMachine(RuleBasedStateMachine):
                 of_client = sum(each.claim.client == claim.client for each in placed)
                 assert of_client <= (policy.per_client_default_concurrency or of_client)
                 assert claim.key is None or sum(each.claim.key == claim.key for each in placed) <= claim.key_limit
+
+    @invariant()
+    def the_host_is_shared_out_as_it_is_used(self) -> None:
+        """Every worker that computes was told its part beside those that compute now, not beside those that did."""
+        if hasattr(self, "stage"):
+            state = self.stage.fleet.state
+            grants = shared_out(state.processors, computing(state))
+            assert {name: state.incarnations[name].grant for name in grants} == grants
 
     @invariant()
     def lines_are_short(self) -> None:
