@@ -54,7 +54,7 @@ class AdminPerformance:
                 "performance_sources": sources(worker.profile),
                 "speculative": SPECULATIVE,
                 "readiness": worker.readiness,
-                "global_defaults": _global_defaults(self._service.config, worker),
+                "global_defaults": _global_defaults(self._service.config, worker, self._service.status().memory.used_percent),
             }
         )
 
@@ -65,7 +65,15 @@ def sources(profile: ProfileLayers) -> dict[str, str]:
     return {name: layer for layer, said in layers.items() for name in settings_of(said)}
 
 
-def _global_defaults(config: Config, worker: WorkerView) -> dict[str, Any]:
+def _why_fewer(worker: WorkerView, config: Config, used_percent: float) -> str | None:
+    """What keeps the adaptive limit below what the model could take; None: nothing."""
+    if worker.places_held_back:
+        return "answers begin late"
+    is_short = config.models.adaptive_concurrency_enabled and used_percent > config.memory.max_memory_percent
+    return "memory is short" if is_short else None
+
+
+def _global_defaults(config: Config, worker: WorkerView, used_percent: float) -> dict[str, Any]:
     """What loads are made with where nobody says otherwise, and how the adaptive limit judges this one's answers.
 
     Null: LMX has no such setting, or nothing was heard.
@@ -98,7 +106,7 @@ def _global_defaults(config: Config, worker: WorkerView) -> dict[str, Any]:
             "latency_window_size": models.adaptive_latency_window,
             "latency_p95_sec": worker.latency_p95_seconds,
             "min_concurrent_requests": models.adaptive_min_concurrent_requests,
-            "last_reason": "answers begin late" if worker.places_held_back else None,
+            "last_reason": _why_fewer(worker, config, used_percent),
         },
         "max_concurrent_requests": models.max_concurrent_requests,
     }

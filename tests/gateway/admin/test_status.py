@@ -2,8 +2,10 @@
 
 import httpx
 import msgspec
+import pytest
 
 from lmx_protocol.states import WorkerState
+from lmx_supervisor.config.schema import Config, ModelsConfig
 from lmx_supervisor.core.measured import Measured, RecentOfModel
 from lmx_supervisor.core.views import WorkerView
 from tests.gateway.service import MODEL, FedService, worker_view
@@ -69,6 +71,28 @@ async def test_the_performance_of_a_model_tells_how_its_limit_adapts(client: htt
         "last_reason": "answers begin late",
     }
     assert defaults["max_concurrent_requests"] == 64
+
+
+@pytest.mark.parametrize(
+    ("held_back", "memory_percent", "enabled", "reason"),
+    [
+        (0, 50.0, True, None),
+        (1, 50.0, True, "answers begin late"),
+        (0, 95.0, True, "memory is short"),
+        (1, 95.0, True, "answers begin late"),
+        (0, 95.0, False, None),
+    ],
+)
+async def test_why_a_limit_is_lower_than_it_could_be(
+    client: httpx.AsyncClient, service: FedService, held_back: int, memory_percent: float, enabled: bool, reason: str | None
+) -> None:
+    """Late answers or short memory, whichever holds places back; nothing where the limit does not adapt."""
+    service.config = Config(models=ModelsConfig(adaptive_concurrency_enabled=enabled))
+    service.workers = [msgspec.structs.replace(worker_view(), places_held_back=held_back)]
+    service.memory_percent = memory_percent
+    performance = (await client.get(f"/admin/models/{MODEL}/performance")).json()
+
+    assert reason == performance["global_defaults"]["adaptive"]["last_reason"]
 
 
 async def test_health_is_ok_or_says_what_is_wrong(client: httpx.AsyncClient, service: FedService) -> None:
