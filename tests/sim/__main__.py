@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from tests.sim.day import DayFailedError, Diary, run_day
 
@@ -18,12 +19,13 @@ def main() -> int:
     which.add_argument("--seed", type=int)
     which.add_argument("--seeds", type=_range, metavar="A:B")
     parser.add_argument("--steps", type=int, help="stop after this many events")
+    parser.add_argument("--anonymous", action="store_true", help="nobody says who it is")
     parser.add_argument("--verbose", action="store_true", help="print every event and action")
     parser.add_argument("--jobs", type=int, default=1, help="processes to hunt with")
     options = parser.parse_args()
     if options.seed is not None:
-        return _replay(options.seed, options.steps, verbose=options.verbose)
-    return _hunt(options.seeds, options.jobs)
+        return _replay(options.seed, options.steps, anonymous=options.anonymous, verbose=options.verbose)
+    return _hunt(options.seeds, options.jobs, anonymous=options.anonymous)
 
 
 def _range(text: str) -> range:
@@ -31,21 +33,21 @@ def _range(text: str) -> range:
     return range(int(first), int(end))
 
 
-def _replay(seed: int, steps: int | None, *, verbose: bool) -> int:
+def _replay(seed: int, steps: int | None, *, anonymous: bool, verbose: bool) -> int:
     try:
-        _say(str(run_day(seed, steps_max=steps, trace=_say if verbose else None)))
+        _say(str(run_day(seed, anonymous=anonymous, steps_max=steps, trace=_say if verbose else None)))
     except DayFailedError as failure:
         _say(str(failure))
         return 1
     return 0
 
 
-def _hunt(seeds: range, jobs: int) -> int:
+def _hunt(seeds: range, jobs: int, *, anonymous: bool) -> int:
     began_at = time.monotonic()
     failures: list[str] = []
     totals: Counter[str] = Counter()
     with ProcessPoolExecutor(jobs) as pool:
-        for outcome in pool.map(_try, seeds, chunksize=_CHUNK):
+        for outcome in pool.map(partial(_try, anonymous=anonymous), seeds, chunksize=_CHUNK):
             if isinstance(outcome, str):
                 failures.append(outcome)
                 _say(outcome)
@@ -58,9 +60,9 @@ def _hunt(seeds: range, jobs: int) -> int:
     return 1 if failures else 0
 
 
-def _try(seed: int) -> Diary | str:
+def _try(seed: int, *, anonymous: bool) -> Diary | str:
     try:
-        return run_day(seed)
+        return run_day(seed, anonymous=anonymous)
     except DayFailedError as failure:
         return str(failure)
 

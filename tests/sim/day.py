@@ -33,16 +33,19 @@ class Diary:
     quarantines: int
 
 
-def run_day(seed: int, *, steps_max: int | None = None, trace: Callable[[str], None] | None = None) -> Diary:
-    """Live through the day of a seed. Raises `DayFailedError`."""
+def run_day(
+    seed: int, *, anonymous: bool = False, steps_max: int | None = None, trace: Callable[[str], None] | None = None
+) -> Diary:
+    """Live through the day of a seed; `anonymous`: nobody says who it is. Raises `DayFailedError`."""
     rng = random.Random(seed)
-    scenario = draw_scenario(seed, rng)
+    scenario = draw_scenario(seed, rng, anonymous=anonymous)
     world = World(scenario, rng, trace)
     try:
         _live(world, scenario, rng, steps_max)
     except Exception as error:
         what = str(error) if isinstance(error, BrokenPromiseError) else f"{type(error).__name__}: {error}"
-        replay = f"python -m tests.sim --seed {seed} --steps {world.events_handled} --verbose"
+        which = "--anonymous " if anonymous else ""
+        replay = f"python -m tests.sim --seed {seed} {which}--steps {world.events_handled} --verbose"
         raise DayFailedError(f"seed {seed}, event {world.events_handled}: {what}\nreplay: {replay}") from error
     return Diary(
         seed=seed,

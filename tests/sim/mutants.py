@@ -5,14 +5,19 @@ from typing import Any
 
 from lmx_protocol.messages import Finished, Usage
 from lmx_protocol.states import FinishReason
-from lmx_supervisor.core import dying, restart_policy
+from lmx_supervisor.core import choosing, dying, places, restart_policy, serving
 from lmx_supervisor.core.actions import Deliver
+from lmx_supervisor.core.claims import Lane
 from lmx_supervisor.core.incarnation import Incarnation
+from lmx_supervisor.core.ledger import Entry
 from lmx_supervisor.core.loading import Loading
+from lmx_supervisor.core.places import Places
+from lmx_supervisor.core.policy import Policy
 from lmx_supervisor.core.roster import Roster
 from lmx_supervisor.core.serving import Serving
 from lmx_supervisor.core.slot import Slot
 from lmx_supervisor.core.state import FleetState
+from lmx_supervisor.core.turns import Turns
 
 Planter = Callable[[Any], None]
 """Plants the bug through a pytest monkeypatch."""
@@ -83,9 +88,35 @@ def _settle_nobody(loading: Loading, slot: Slot, freed_bytes: int | None) -> Non
     slot.unload_orders.clear()
 
 
+def _rank_by_lane_alone(lane: Lane, waited_seconds: float) -> int:
+    return _rank(lane, 0.0)
+
+
+def _only_the_first_of_all(state: FleetState, slot: Slot, taken: Places) -> Any:
+    first = next(iter(slot.waiting.entries), None)
+    return (entry for entry in _candidates(state, slot, taken) if entry is first)
+
+
+def _key_may_have_another(taken: Places, policy: Policy, entry: Entry) -> bool:
+    limit = entry.claim.key_limit
+    return _may_have_more(taken, policy, entry) or (limit is not None and taken._of_key[entry.claim.key] == limit)
+
+
+def _forget_why(real: Callable[..., None]) -> Callable[..., None]:
+    def cancel_and_forget(serving: Serving, slot: Slot, now: float) -> None:
+        real(serving, slot, now)
+        for entry in serving._entries(slot.running):
+            entry.too_late = None
+
+    return cancel_and_forget
+
+
 _deliver_failed = Serving._deliver_failed
 _decide = restart_policy.decide
 _capacity = Slot.capacity
+_rank = choosing._rank
+_candidates = choosing._candidates
+_may_have_more = Places.may_have_more
 
 MUTANTS: dict[str, tuple[Planter, str]] = {
     "a request is replayed without limit": (_around(Serving, "worker_lost", _forget_replays), "was leased 3 times"),
@@ -103,6 +134,20 @@ MUTANTS: dict[str, tuple[Planter, str]] = {
     "an unload is never answered": (_instead(Loading, "_settle_unloads", _settle_nobody), "without an answer"),
     "a worker gets one request too many": (_instead(Slot, "capacity", lambda slot: _capacity(slot) + 1), "more than"),
     "a trial shields nobody": (_around(Serving, "accuse", _accuse_the_innocent), "not on trial"),
+    "the lines of clients are served in no turns": (_instead(Turns, "took", _nothing), "second of that client"),
+    "lanes are all the same": (_instead(choosing, "_rank", lambda *_: 0), "less urgent"),
+    "a lane never rises": (_instead(choosing, "_rank", _rank_by_lane_alone), "was passed over"),
+    "who has much is given more": (_instead(Places, "of_share_on", lambda *_: 0), "more places"),
+    "a client at its limit gets more": (_instead(places, "most_of_client", lambda *_: None), "its client may have"),
+    "a key gets one place too many": (_instead(Places, "may_have_more", _key_may_have_another), "its key may have"),
+    "who is at a limit holds up those behind": (_instead(choosing, "_candidates", _only_the_first_of_all), "could run"),
+    "the newcomer goes whoever filled the line": (_instead(serving, "who_gives_way", lambda _, newcomer: newcomer), "crowded"),
+    "a time limit is forgotten": (_instead(Entry, "ends_by", property(lambda _: None)), "time"),
+    "what runs may take for ever": (_instead(Serving, "cancel_too_late", _nothing), "its time is over"),
+    "who was too slow is told of a cancel": (
+        _instead(Serving, "cancel_too_late", _forget_why(Serving.cancel_too_late)),
+        "cancelled by nobody",
+    ),
     "a spare is taken and kept": (_instead(Roster, "dismiss_unused_spares", _nothing), "processes are left"),
 }
 """What is wrong, how it is planted, and a word of what the judge must say."""

@@ -9,6 +9,7 @@ from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.exit_reason import ExitReason, Verdict
 from tests.sim.job import POISON, REFUSED
+from tests.sim.scenario import dice_of_callers
 from tests.sim.world import World
 
 _MISSING = (WorkerState.FAILED, WorkerState.QUARANTINED)
@@ -24,6 +25,7 @@ class People:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = world.rng
+        self._dice_of_callers = dice_of_callers(world.scenario.seed)
         self.at_home = False
         self._request_numbers = itertools.count(1)
         self._order_numbers = itertools.count(1)
@@ -68,7 +70,7 @@ class People:
         poisonous = world.scenario.lone_poison and prompt.startswith(POISON)
         model_id = models[0] if poisonous else rng.choice([*models, "ghost"] if rng.random() < 0.05 else models)
         request = GenerateRequest(request_id=f"r{next(self._request_numbers)}", model_id=model_id, prompt=prompt)
-        world.post_when_awake(e.RequestArrived(request))
+        world.post_when_awake(e.RequestArrived(request, world.scenario.callers.next_claim(self._dice_of_callers)))
         if rng.random() < world.scenario.cancel_share:
             leave_after = rng.choice((0.0, 0.3, 1.0, 5.0))
             world.agenda.after(leave_after, lambda: world.post_when_awake(e.RequestCancelled(request.request_id)))

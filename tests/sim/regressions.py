@@ -1,4 +1,4 @@
-"""Seeds whose day broke a promise before the core was mended; each is lived through in every test run.
+"""Seeds whose anonymous day broke a promise before the core was mended; each is lived through in every test run.
 
 A change to the simulation deals every seed another day. Then look for new seeds: take the fixes back in a copy of the tree and
 hunt there with `--seeds`. What each fix is about is also a table test in tests/unit/supervisor/core/test_crossings.py.

@@ -1,14 +1,17 @@
 """What a seed decides before the day begins: the policy, the models, and how much goes wrong how often."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmx_protocol.messages import ModelSpec
 from lmx_protocol.states import ModelFormat
 from lmx_supervisor.core.policy import Policy
+from tests.sim.callers import ANONYMOUS, Callers, draw_callers, with_limits
 
 LONG_DAY_EVERY = 100
 """One seed in so many is a long day under the policy that ships."""
+_ANONYMOUS_SHARE = 0.25
+"""Of the days, those on which nobody says who it is."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Scenario:
     """Nothing goes wrong but one prompt that crashes its model: the model must stay."""
     quarantined_before: bool
     step_seconds: float
+    callers: Callers = ANONYMOUS
 
 
 def brisk_policy(rng: random.Random) -> Policy:
@@ -63,8 +67,8 @@ def brisk_policy(rng: random.Random) -> Policy:
     )
 
 
-def draw_scenario(seed: int, rng: random.Random) -> Scenario:
-    """The conditions of a seed's day."""
+def draw_scenario(seed: int, rng: random.Random, *, anonymous: bool = False) -> Scenario:
+    """The conditions of a seed's day. `anonymous`: nobody says who it is, which changes nothing else about the day."""
     long_day = seed % LONG_DAY_EVERY == LONG_DAY_EVERY - 1
     lone_poison = not long_day and rng.random() < 0.05
     models = tuple(
@@ -77,7 +81,7 @@ def draw_scenario(seed: int, rng: random.Random) -> Scenario:
         )
         for name in "abcd"[: rng.choice((1, 2, 2, 3))]
     )
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         busy_seconds=1500.0 if long_day else rng.choice((30.0, 45.0, 60.0)),
         policy=Policy() if long_day or lone_poison else brisk_policy(rng),
@@ -96,3 +100,12 @@ def draw_scenario(seed: int, rng: random.Random) -> Scenario:
         quarantined_before=rng.random() < 0.1,
         step_seconds=1.0 if long_day else rng.choice((0.1, 0.2, 0.5)),
     )
+    dice = dice_of_callers(seed)
+    if anonymous or lone_poison or dice.random() < _ANONYMOUS_SHARE:
+        return scenario
+    return replace(scenario, callers=draw_callers(dice), policy=with_limits(scenario.policy, models, dice))
+
+
+def dice_of_callers(seed: int) -> random.Random:
+    """Dice of their own for who asks: a day without names is what it was before people had any."""
+    return random.Random(f"callers of {seed}")

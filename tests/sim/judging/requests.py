@@ -1,37 +1,35 @@
-"""Promises to clients: each accepted request ends exactly once, in an allowed way, and its text is what its worker said."""
+"""Promises to clients: each accepted request ends once, in an allowed way and in time, and its text is what its worker said."""
 
-from dataclasses import dataclass, field
+from collections import deque
+from math import inf
 
 from lmx_protocol import limits
 from lmx_protocol.errors import ErrorCode
-from lmx_protocol.messages import AnyRequestEvent, Begin, Cancelled, Failed, Finished, GenerateRequest, StepEvents, Text
+from lmx_protocol.messages import (
+    AnyRequestEvent,
+    Begin,
+    Cancel,
+    Cancelled,
+    Failed,
+    Finished,
+    GenerateRequest,
+    StepEvents,
+    Text,
+)
 from lmx_protocol.states import WorkerState
 from lmx_supervisor.core import actions as a
 from lmx_supervisor.core import events as e
 from lmx_supervisor.core.fleet import Fleet
 from lmx_supervisor.core.ledger import is_terminal
 from lmx_supervisor.core.poison import is_poison
+from lmx_supervisor.core.slot import Slot
+from tests.sim.judging.asked import Asked
 from tests.sim.judging.poison import CrashRecord
 from tests.sim.judging.promise import EPSILON_SECONDS, AwakeClock, promise
+from tests.sim.judging.turns import TurnsJudge
 from tests.sim.worker import SimWorker
 
 CANARY = "canary-"
-
-
-@dataclass(slots=True)
-class Asked:
-    """A client's request as the client and the workers know it."""
-
-    request: GenerateRequest
-    at: float
-    """Awake seconds."""
-    waiting_since_death: bool = True
-    """It has no worker that lives."""
-    cancelled: bool = False
-    leases: list[str] = field(default_factory=list)
-    texts_heard: int = 0
-    has_text: bool = False
-    end: AnyRequestEvent | None = None
 
 
 class RequestsJudge:
@@ -46,15 +44,20 @@ class RequestsJudge:
         self._waiting_before: dict[str, int] = {}
         self._is_unload = False
         self._now = 0.0
+        self._newcomer: Asked | None = None
+        self._beginnings: dict[str, tuple[Slot, deque[float]]] = {}
+        """By model: how long its last answers took to begin, for as long as its slot is the same."""
         self.asked: dict[str, Asked] = {}
         self.open: dict[str, Asked] = {}
+        """The oldest first."""
+        self._turns = TurnsJudge(fleet, self.open, clock)
 
     def before(self, event: e.Event) -> None:
         """Note what a client did."""
         self._states = {slot.model_id: slot.state for slot in self._fleet.state.slots.values()}
         if isinstance(event, e.RequestArrived):
             self._waiting_before = {slot.model_id: len(slot.waiting) for slot in self._fleet.state.slots.values()}
-            asked = Asked(event.request, self._clock.now)
+            self._newcomer = asked = Asked(len(self.asked), event.request, event.claim, self._clock.now)
             self.asked[event.request.request_id] = self.open[event.request.request_id] = asked
         elif isinstance(event, e.RequestCancelled) and event.request_id in self.open:
             self.open[event.request_id].cancelled = True
@@ -74,12 +77,16 @@ class RequestsJudge:
                 self._delivered(action.event, from_worker.get(id(action.event)))
             elif isinstance(action, a.Send) and isinstance(action.message, Begin):
                 self._leased(action.incarnation, action.message.request, now)
+            elif isinstance(action, a.Send) and isinstance(action.message, Cancel) and action.message.request_id in self.open:
+                self.open[action.message.request_id].told_to_stop = True
         if isinstance(event, e.RequestCancelled):
             asked = self.open.get(event.request_id)
             promise(asked is None or not asked.waiting_since_death, f"{event.request_id} was waiting and outlived its cancel")
         self._judge_ledger()
         if isinstance(event, e.Tick):
             self._judge_waiting()
+            self._judge_time_limits()
+            self._turns.judge_places()
 
     def judge_end_of_day(self) -> None:
         """Nobody is left without an answer."""
@@ -99,8 +106,13 @@ class RequestsJudge:
         promise(not asked.cancelled, f"{request.request_id} was leased after its cancel")
         held = self._fleet.state.suspects.of(request, now)
         promise(not is_poison(held), f"{request.request_id} was leased though it is known to crash its model")
+        begins_at = self._clock.now + self._quickest_seconds(asked.model_id)
+        in_time = asked.ends_by is None or begins_at < asked.ends_by + EPSILON_SECONDS
+        promise(in_time, f"{request.request_id} was leased though its time limit cannot be kept")
+        self._turns.leased(asked)
         asked.leases.append(incarnation)
-        asked.waiting_since_death = False
+        asked.leased_at = self._clock.now
+        asked.waiting_since_death = asked.told_to_stop = False
         asked.texts_heard = 0
 
     # --- deliveries -----------------------------------------------------------------------------------------------------------
@@ -127,6 +139,8 @@ class RequestsJudge:
         if isinstance(event, Text):
             due = testimony.texts[asked.texts_heard] if asked.texts_heard < len(testimony.texts) else None
             promise(event.text == due, f"{asked.request.request_id} was told {event.text!r} where {due!r} was due")
+            if not asked.texts_heard:
+                self._note_beginning(asked)
             asked.texts_heard += 1
             asked.has_text = asked.has_text or bool(event.text)
         elif is_terminal(event):
@@ -151,12 +165,12 @@ class RequestsJudge:
         elif event.code is ErrorCode.RATE_LIMIT_EXCEEDED:
             waiting = self._waiting_before
             allowed = waiting.get(model_id, 0) >= policy.queue_per_model or sum(waiting.values()) >= policy.queue_total
+            assert self._newcomer is not None
+            self._turns.crowded_out(asked, self._newcomer)
         elif event.code in (ErrorCode.MODEL_LOADING, ErrorCode.OVERLOADED):
-            waited_seconds = self._clock.now - asked.at
-            left_seconds = policy.queue_wait_seconds - waited_seconds
-            # No worker will be there before the wait is over: it need not even begin.
-            in_vain = slot is not None and state is WorkerState.BACKOFF and slot.restart_at - self._now >= left_seconds
-            allowed = asked.waiting_since_death and (left_seconds <= EPSILON_SECONDS or in_vain)
+            allowed = asked.waiting_since_death and self._waits_in_vain(asked, slot)
+        elif event.code is ErrorCode.DEADLINE_EXCEEDED:
+            allowed = asked.told_to_stop and self._clock.now >= self._over_at(asked) - EPSILON_SECONDS
         elif event.code is ErrorCode.STREAM_GAP:
             allowed = bool(asked.leases) and bool(self._workers[asked.leases[-1]].lies)
         else:
@@ -164,6 +178,18 @@ class RequestsJudge:
                 self._fleet.state.draining or WorkerState.DRAINING in (before, state)
             )
         promise(allowed, f"{asked.request.request_id} failed with {event.code} while its model was {before} → {state}")
+
+    def _waits_in_vain(self, asked: Asked, slot: Slot | None) -> bool:
+        """Whether its wait is over, or no worker will be there before it is, or no answer would begin in time."""
+        now, patience_ends_at = self._clock.now, asked.at + self._fleet.policy.queue_wait_seconds
+        until = patience_ends_at if asked.ends_by is None else min(patience_ends_at, asked.ends_by)
+        left_seconds = until - now - EPSILON_SECONDS
+        is_in_backoff = slot is not None and slot.state is WorkerState.BACKOFF
+        returns_late = is_in_backoff and slot.restart_at - self._now >= left_seconds
+        begins_late = (
+            asked.ends_by is not None and now + self._quickest_seconds(asked.model_id) >= asked.ends_by - EPSILON_SECONDS
+        )
+        return left_seconds <= 0 or returns_late or begins_late
 
     def _lives(self, incarnation: str) -> bool:
         worker = self._workers.get(incarnation)
@@ -173,9 +199,7 @@ class RequestsJudge:
 
     def _judge_ledger(self) -> None:
         state = self._fleet.state
-        internal = sum(len(slot.running) for slot in state.slots.values()) + sum(
-            len(slot.waiting) for slot in state.slots.values()
-        )
+        internal = sum(len(slot.running) + len(slot.waiting) for slot in state.slots.values())
         promise(len(state.ledger) == internal, "the ledger and the slots do not hold the same requests")
         held = sum(1 for request_id in self.open if request_id in state.ledger)
         promise(held == len(self.open), "a request without an end is in no ledger")
@@ -187,3 +211,31 @@ class RequestsJudge:
             if asked.waiting_since_death:
                 late = self._clock.now - asked.at > patience_seconds + EPSILON_SECONDS
                 promise(not late, f"{request_id} has waited for {self._clock.now - asked.at:.1f} s")
+
+    def _judge_time_limits(self) -> None:
+        """After a tick nobody waits or runs whose time is over, but for those that are told to stop."""
+        for asked in self.open.values():
+            is_over = self._clock.now > self._over_at(asked) + EPSILON_SECONDS
+            promise(not is_over or asked.told_to_stop, "{} goes on though its time is over", asked)
+
+    def _over_at(self, asked: Asked) -> float:
+        """When its client wants the answer no more, or the worker that it has or had last has taken all the time it may."""
+        answer_seconds = self._fleet.policy.answer_seconds
+        bounded = answer_seconds is not None and (asked.runs or asked.told_to_stop)
+        return min(asked.ends_by or inf, asked.leased_at + answer_seconds if bounded else inf)
+
+    # --- how fast models are --------------------------------------------------------------------------------------------------
+
+    def _note_beginning(self, asked: Asked) -> None:
+        slot = self._fleet.state.slots[asked.model_id]
+        known, beginnings = self._beginnings.get(asked.model_id, (None, None))
+        if known is not slot or beginnings is None:
+            beginnings = deque[float](maxlen=limits.PACE_SAMPLES_MAX)
+            self._beginnings[asked.model_id] = slot, beginnings
+        beginnings.append(self._clock.now - asked.leased_at)
+
+    def _quickest_seconds(self, model_id: str) -> float:
+        """No answer of late began in less."""
+        known, beginnings = self._beginnings.get(model_id, (None, ()))
+        is_the_same = known is not None and known is self._fleet.state.slots.get(model_id)
+        return min(beginnings, default=0.0) if is_the_same else 0.0

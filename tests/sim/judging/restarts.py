@@ -62,7 +62,7 @@ class RestartsJudge:
         if isinstance(event, e.LoadWanted):
             self._judge_load(event, actions)
         if isinstance(event, e.Said) and isinstance(event.message, StepEvents):
-            self._note_served(event.incarnation, event.message)
+            self._note_served(event.incarnation, actions)
         for action in actions:
             if isinstance(action, a.Tell) and action.kind == "quarantine_cleared":
                 record = self._record(str(action.fields["model_id"]))
@@ -148,12 +148,11 @@ class RestartsJudge:
             if isinstance(event, e.Tick) and slot.state is WorkerState.BACKOFF:
                 promise(self._clock.now < record.restart_due_at + EPSILON_SECONDS, f"{model_id} was not restarted in time")
 
-    def _note_served(self, incarnation: str, step: StepEvents) -> None:
+    def _note_served(self, incarnation: str, actions: list[a.Action]) -> None:
+        """Only what reached a client counts: not the end of a request that had ended already, for a lie of its worker."""
         model_id = next((m for m, (_, _, name) in self._before.items() if name == incarnation), None)
-        if model_id is None:
-            return
-        finished = [x for x in step.events if isinstance(x, Finished) and not x.request_id.startswith("canary-")]
-        self._record(model_id).served += len(finished)
+        if model_id is not None:
+            self._record(model_id).served += sum(isinstance(x, a.Deliver) and isinstance(x.event, Finished) for x in actions)
 
     def _record(self, model_id: str) -> Record:
         return self._records.setdefault(model_id, Record())

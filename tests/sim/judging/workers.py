@@ -216,18 +216,17 @@ class WorkersJudge:
         promise(not lied, f"{event.incarnation} lied and goes on: {event}")
 
     def _judge_slots(self) -> None:
-        state = self._fleet.state
+        state, policy = self._fleet.state, self._fleet.policy
         for slot in state.slots.values():
             has_process = slot.incarnation is not None
-            promise(has_process == (slot.state in _WITH_PROCESS), f"{slot} and its process do not fit")
-            promise(not has_process or slot.incarnation in state.incarnations, f"{slot} works with a dead process")
-            serving = slot.state in (WorkerState.READY, WorkerState.BUSY)
-            promise(
-                not serving or (slot.state is WorkerState.BUSY) == bool(slot.running), f"{slot} does not know if it is busy"
-            )
+            promise(has_process == (slot.state in _WITH_PROCESS), "{} and its process do not fit", slot)
+            promise(not has_process or slot.incarnation in state.incarnations, "{} works with a dead process", slot)
+            serving = slot.state is WorkerState.READY or slot.state is WorkerState.BUSY
+            is_right = not serving or (slot.state is WorkerState.BUSY) == bool(slot.running)
+            promise(is_right, "{} does not know if it is busy", slot)
             promise(len(slot.story) <= limits.STORY_EVENTS_MAX, "a story is not bounded")
-            policy = self._fleet.policy
-            promise(len(slot.waiting) <= policy.queue_per_model + slot.capacity() + 1, f"the line of {slot} is not bounded")
+            waiting_max = policy.queue_per_model + slot.capacity() + 1
+            promise(len(slot.waiting) <= waiting_max, "the line of {} is not bounded", slot)
         promise(len(state.incarnations) <= 2 * len(state.slots) + 2, "processes are not bounded")
         promise(state.incarnations.keys() == self.watched.keys(), "the core and the kernel do not know the same processes")
 
@@ -238,7 +237,7 @@ class WorkersJudge:
                 promise(watched.killed or now < watched.kill_due_at + EPSILON_SECONDS, f"{name} was not killed after its grace")
                 continue
             cause = self._overdue(name, watched, now - EPSILON_SECONDS)
-            promise(cause is None, f"{name} is overdue and lives: {cause}; {watched}")
+            promise(cause is None, "{} is overdue and lives: {}; {}", name, cause, watched)
             allowed_bytes = policy.worker_memory_bytes_max or inf
             slot = self._fleet.state.slots.get(watched.model_id or "")
             serves = slot is not None and slot.state in SERVING
