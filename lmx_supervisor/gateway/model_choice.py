@@ -81,9 +81,10 @@ class ModelChoice:
         if not is_served and not fleet.draining:
             asked = found.unserved if found.unserved is not None else (model_id,)
             demanded = await demand(self._service, asked, caller, is_list=found.unserved is not None)
-            if demanded is None and found.unserved is not None:
+            if demanded is not None:
+                model_id, fleet = demanded, self._service.fleet()
+            elif found.unserved is not None:
                 raise _unserved(name, found.unserved, fleet, caller)
-            model_id, fleet = demanded or model_id, self._service.fleet()
         worker, defaults = fleet.worker(model_id), fleet.defaults(model_id)
         return ChosenModel(
             model_id=model_id,
