@@ -184,7 +184,10 @@ class Loading:
             return
         slot.wanted = False
         if slot.state is WorkerState.STOPPED and not slot.keeps_its_line:
-            self._serving.refuse_waiting(slot, ErrorCode.INSUFFICIENT_MEMORY, text)
+            if self._state.is_wanted_back(slot):
+                slot.demanded_at = now
+                return
+            self._serving.refuse_waiting(slot, ErrorCode.OVERLOADED, text)
             del self._state.slots[slot.model_id]
 
     def send_load(self, slot: Slot, incarnation: Incarnation, now: float) -> None:

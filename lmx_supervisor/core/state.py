@@ -63,6 +63,11 @@ class FleetState:
         """The process that works for a slot."""
         return self.incarnations.get(slot.incarnation) if slot.incarnation is not None else None
 
+    def is_wanted_back(self, slot: Slot) -> bool:
+        """Whether requests wait for a model, and are enough to have it loaded."""
+        may = slot.quarantine_reason is None and not self.safe_mode and self.policy.loads_on_demand(slot.model_id)
+        return bool(slot.waiting) and may
+
     def postpone(self, seconds: float) -> None:
         """Shift every deadline: the machine slept, or the supervisor was stopped, and nobody is to blame for that time."""
         for incarnation in self.incarnations.values():

@@ -38,7 +38,7 @@ class Unloading:
             if succeeded is None:
                 continue
             beneficiary, slot.evicted_for = slot.evicted_for, None
-            if succeeded and self._is_wanted_back(slot):
+            if succeeded and self._state.is_wanted_back(slot):
                 slot.wanted, slot.demanded_at = False, now
             elif succeeded:
                 self._give_up(slot, f"Model '{slot.model_id}' was unloaded to make room for '{beneficiary}'.")
@@ -46,11 +46,6 @@ class Unloading:
                 self._loading.bring_back(slot, now)
             else:
                 slot.comes_back = True
-
-    def _is_wanted_back(self, slot: Slot) -> bool:
-        """Whether requests wait for it, and are enough to have it loaded."""
-        may = slot.quarantine_reason is None and self._state.policy.loads_on_demand(slot.model_id)
-        return bool(slot.waiting) and may and not self._state.safe_mode
 
     def _give_up(self, slot: Slot, text: str) -> None:
         slot.wanted = False

@@ -382,6 +382,22 @@ def test_a_request_that_comes_while_its_model_is_unloaded_has_it_loaded_anew() -
     assert (2, True) == (stage.loads(), isinstance(stage.ends("r")[0], Finished))
 
 
+@pytest.mark.parametrize("load_on_demand", [True, False])
+def test_a_request_for_a_model_that_was_idle_for_too_long_when_its_memory_is_taken(load_on_demand: bool) -> None:
+    """Its fresh start does not fit any more: it waits for its turn, or is told 503 with the sum where it may not."""
+    stage = host(load_on_demand=load_on_demand)
+    stage.ready("a", needs_bytes=60 * GIB, keep_alive_seconds=5)
+    stage.tick(6)
+    stage.load("b", needs_bytes=60 * GIB)
+    stage.ask("r", "a")
+    leave(stage, "a")
+
+    if load_on_demand:
+        assert (WorkerState.STOPPED, ["r"]) == (stage.state("a"), list(stage.slot("a").waiting))
+    else:
+        assert (ErrorCode.OVERLOADED, True) == (failure(stage, "r").code, "(b 60.00 GB)" in failure(stage, "r").message)
+
+
 @pytest.mark.parametrize("end", ["unload", "shutdown", "switched off", "taken from the list"])
 def test_who_waits_for_room_is_told_when_there_will_be_none(end: str) -> None:
     """An operator's unload, a shutdown, and a reload that takes the permission back, leave nobody waiting."""
