@@ -184,7 +184,10 @@ def test_f09_an_uncaught_exception_in_a_generation(world: World) -> None:
 def test_f13_death_with_32_running_and_64_waiting(world: World) -> None:
     """Nobody who had no text yet loses anything, and nobody is answered twice."""
     server = world.serve(LMX_MODELS__SLOTS="32")
-    victim = talker(server)
+    # Nobody's answer is over before all others wait, however long 64 clients take to come.
+    endless = f'{{contains: "{LONG}", pieces: ["on "], tokens: 1000000, token_seconds: 0.02}}'
+    victim = server.script("victim", f"answers: [{endless}, {{pieces: ['{SHORT_ANSWER}']}}]")
+    server.load(victim)
     with world.bystander(), Crowd(server, victim) as crowd:
         crowd.start(32, lambda number: f"{LONG}, speaker {number}")
         crowd.wait_until_all_speak()
