@@ -105,7 +105,7 @@ def asked(server: LiveServer, moment: str) -> Iterator[Wire]:
             order.join()
             assert server.worker("late")["tokens_total"] == 0
         case "prefill":
-            _serve(server, "laboured", LABOURED)
+            server.load(server.script("laboured", LABOURED), max_context_length=100_000)
             wire.send(chat_request(server.chat_body("laboured", "word " * 20_000, stream=True)))
             wait_until(lambda: server.worker("laboured")["requests_active"] == 1, 5.0, "the prompt to be read")
             yield wire
